@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Admits every reading exactly once, keeps it, knows what is missing, and bills it.
+
+pub mod store;
