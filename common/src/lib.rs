@@ -3,8 +3,17 @@
 //! No I/O, no clock, no async: time, keys and bytes are passed in, so every rule in here can be
 //! replayed anywhere.
 
+pub mod codec;
 pub mod failpoint;
 pub mod ids;
+pub mod keys;
 pub mod meter;
+pub mod odometer;
+pub mod packing;
 pub mod reading;
+pub mod receipt;
+pub mod seal;
+pub mod segment;
+pub mod tiling;
 pub mod time;
+pub mod wire;
