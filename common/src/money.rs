@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub mod exact;
+pub mod whole;
 
 pub use exact::Exact;
 
@@ -25,7 +26,9 @@ pub enum MoneyError {
     )]
     UnknownCurrency(String),
     /// A text that is not an amount of the currency.
-    #[error("{text:?} is not an amount of {currency}: write it with {decimals} decimals and a point")]
+    #[error(
+        "{text:?} is not an amount of {currency}: write it with {decimals} decimals and a point"
+    )]
     NotAnAmount {
         /// What was given.
         text: String,
@@ -135,13 +138,13 @@ impl Money {
     /// # Errors
     /// When the text is spelled in any other way or is too large.
     pub fn parse(amount: &str, currency: Currency) -> Result<Self, MoneyError> {
-        minor_of(amount, currency.exponent()).map(|minor| Self::new(minor, currency)).ok_or_else(
-            || MoneyError::NotAnAmount {
+        minor_of(amount, currency.exponent())
+            .map(|minor| Self::new(minor, currency))
+            .ok_or_else(|| MoneyError::NotAnAmount {
                 text: amount.to_owned(),
                 currency,
                 decimals: currency.exponent(),
-            },
-        )
+            })
     }
 
     /// Minor units.
@@ -166,7 +169,11 @@ impl Money {
     #[must_use]
     pub fn amount(self) -> String {
         let decimals = self.currency.exponent() as usize;
-        let digits = format!("{:0>width$}", self.minor.unsigned_abs(), width = decimals + 1);
+        let digits = format!(
+            "{:0>width$}",
+            self.minor.unsigned_abs(),
+            width = decimals + 1
+        );
         let (whole, fraction) = digits.split_at(digits.len() - decimals);
         let sign = if self.minor < 0 { "-" } else { "" };
         let point = if decimals == 0 { "" } else { "." };
@@ -218,7 +225,10 @@ fn minor_of(amount: &str, decimals: u32) -> Option<i64> {
     };
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let canonical = !whole.is_empty() && (whole == "0" || !whole.starts_with('0'));
-    if !canonical || fraction.len() != decimals as usize || !is_number(whole) || !is_number(fraction)
+    if !canonical
+        || fraction.len() != decimals as usize
+        || !is_number(whole)
+        || !is_number(fraction)
     {
         return None;
     }
@@ -246,8 +256,9 @@ impl FromStr for Money {
     type Err = MoneyError;
 
     fn from_str(text: &str) -> Result<Self, MoneyError> {
-        let (amount, code) =
-            text.split_once(' ').ok_or_else(|| MoneyError::NotMoney(text.to_owned()))?;
+        let (amount, code) = text
+            .split_once(' ')
+            .ok_or_else(|| MoneyError::NotMoney(text.to_owned()))?;
         Self::parse(amount, Currency::new(code)?)
     }
 }
@@ -261,7 +272,11 @@ struct MoneyText {
 
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        MoneyText { amount: self.amount(), currency: self.currency }.serialize(serializer)
+        MoneyText {
+            amount: self.amount(),
+            currency: self.currency,
+        }
+        .serialize(serializer)
     }
 }
 
@@ -332,8 +347,14 @@ mod tests {
 
     #[test]
     fn currencies_do_not_mix() {
-        let (euro, yen) = (Money::new(1, currency("EUR")), Money::new(1, currency("JPY")));
-        assert!(matches!(euro.checked_add(yen), Err(MoneyError::MixedCurrencies { .. })));
+        let (euro, yen) = (
+            Money::new(1, currency("EUR")),
+            Money::new(1, currency("JPY")),
+        );
+        assert!(matches!(
+            euro.checked_add(yen),
+            Err(MoneyError::MixedCurrencies { .. })
+        ));
         assert_eq!(
             Money::new(i64::MAX, currency("EUR")).checked_add(euro),
             Err(MoneyError::TooLarge(currency("EUR")))
@@ -342,16 +363,23 @@ mod tests {
 
     #[test]
     fn an_amount_has_one_spelling() {
-        for bad in ["12.3", "12.345", "12", "012.34", "+1.00", "-0.00", ".50", "1,00", "1e2", ""] {
+        for bad in [
+            "12.3", "12.345", "12", "012.34", "+1.00", "-0.00", ".50", "1,00", "1e2", "",
+        ] {
             assert!(Money::parse(bad, currency("EUR")).is_err(), "{bad}");
         }
-        assert_eq!(Money::parse("0.05", currency("EUR")), Ok(Money::new(5, currency("EUR"))));
+        assert_eq!(
+            Money::parse("0.05", currency("EUR")),
+            Ok(Money::new(5, currency("EUR")))
+        );
     }
 
     #[test]
     fn halves_go_away_from_zero_or_to_even() {
         let round = |text: &str, mode: RoundingMode| {
-            mode.round(&text.parse().unwrap(), currency("EUR")).unwrap().amount()
+            mode.round(&text.parse().unwrap(), currency("EUR"))
+                .unwrap()
+                .amount()
         };
         for (exact, half_up, half_even) in [
             ("1.005", "1.01", "1.00"),

@@ -143,7 +143,11 @@ pub struct Tiers {
 #[serde(deny_unknown_fields)]
 pub struct Tier {
     /// Last quantity in the tier, in billing units (inclusive). None for the last tier.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "number::optional")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "number::optional"
+    )]
     pub up_to: Option<Decimal>,
     /// Price of one billing unit in the tier.
     #[serde(with = "number")]
@@ -233,7 +237,10 @@ mod tests {
     fn the_digest_follows_the_meaning_not_the_spelling() {
         let digest = plan(PLAN).digest();
         assert_eq!(plan(&PLAN.replace("0.0120", "0.012")).digest(), digest);
-        assert_eq!(plan(&PLAN.replace("free = 10", "free = \"10.0\"")).digest(), digest);
+        assert_eq!(
+            plan(&PLAN.replace("free = 10", "free = \"10.0\"")).digest(),
+            digest
+        );
         assert_ne!(plan(&PLAN.replace("0.0120", "0.0121")).digest(), digest);
     }
 
@@ -243,9 +250,21 @@ mod tests {
             ("\"0.0120\"", "0.0120", "write it in quotes"),
             ("\"0.0120\"", "\"12e-3\"", "0.012"),
             ("price = \"0.0120\"", "", "needs `price`"),
-            ("model = \"per_unit\"", "model = \"volume\"", "needs `tiers`"),
-            ("scope = \"workload\"", "price = \"1\"", "takes `tiers`, not `price`"),
-            ("scope = \"workload\"", "discount = \"1\"", "unknown field `discount`"),
+            (
+                "model = \"per_unit\"",
+                "model = \"volume\"",
+                "needs `tiers`",
+            ),
+            (
+                "scope = \"workload\"",
+                "price = \"1\"",
+                "takes `tiers`, not `price`",
+            ),
+            (
+                "scope = \"workload\"",
+                "discount = \"1\"",
+                "unknown field `discount`",
+            ),
             ("cpu-hour", "fortnight", "GiB-hour"),
             ("cpu.time", "cpu.tim", "cpu.time, memory.usage"),
             ("EUR", "Euro", "ISO 4217"),

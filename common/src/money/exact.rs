@@ -37,7 +37,10 @@ pub struct ExactError(String);
 
 impl Exact {
     /// Zero.
-    pub const ZERO: Self = Self { numerator: I256::ZERO, denominator: I256::ONE };
+    pub const ZERO: Self = Self {
+        numerator: I256::ZERO,
+        denominator: I256::ONE,
+    };
 
     /// `numerator / denominator`; `None` for a zero denominator or beyond 255 bits.
     #[must_use]
@@ -50,7 +53,10 @@ impl Exact {
             return None;
         }
         let divisor = common_divisor(numerator, denominator)?;
-        Some(Self { numerator: numerator / divisor, denominator: denominator / divisor })
+        Some(Self {
+            numerator: numerator / divisor,
+            denominator: denominator / divisor,
+        })
     }
 
     /// Sum, `None` when it does not fit.
@@ -66,7 +72,10 @@ impl Exact {
     /// Difference, `None` when it does not fit.
     #[must_use]
     pub fn checked_sub(&self, other: &Self) -> Option<Self> {
-        let negated = Self { numerator: other.numerator.checked_neg()?, ..*other };
+        let negated = Self {
+            numerator: other.numerator.checked_neg()?,
+            ..*other
+        };
         self.checked_add(&negated)
     }
 
@@ -90,7 +99,9 @@ impl Exact {
 
     /// Sum of many, `None` when one of the sums does not fit.
     pub fn sum<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
-        parts.into_iter().try_fold(Self::ZERO, |sum, part| sum.checked_add(part))
+        parts
+            .into_iter()
+            .try_fold(Self::ZERO, |sum, part| sum.checked_add(part))
     }
 
     /// Whether it is zero.
@@ -146,8 +157,15 @@ impl Exact {
             (Ordering::Greater, _) | (Ordering::Equal, RoundingMode::HalfUp) => true,
             (Ordering::Equal, RoundingMode::HalfEven) => whole & U256::ONE == U256::ONE,
         };
-        let minor = I256::try_from(whole).ok()?.checked_add(I256::from(u8::from(up)))?;
-        i64::try_from(if scaled.is_negative() { minor.checked_neg()? } else { minor }).ok()
+        let minor = I256::try_from(whole)
+            .ok()?
+            .checked_add(I256::from(u8::from(up)))?;
+        i64::try_from(if scaled.is_negative() {
+            minor.checked_neg()?
+        } else {
+            minor
+        })
+        .ok()
     }
 
     fn whole(&self) -> U256 {
@@ -160,7 +178,11 @@ impl Exact {
 
     /// A minus for what is negative and does not look like zero.
     fn sign(&self, digits: &str) -> &'static str {
-        if self.is_negative() && digits.bytes().any(|digit| digit != b'0') { "-" } else { "" }
+        if self.is_negative() && digits.bytes().any(|digit| digit != b'0') {
+            "-"
+        } else {
+            ""
+        }
     }
 
     fn terminating(&self) -> Option<String> {
@@ -222,15 +244,21 @@ fn narrow_divisor(mut a: u128, mut b: u128) -> u128 {
 
 impl From<u128> for Exact {
     fn from(whole: u128) -> Self {
-        Self { numerator: I256::from(whole), denominator: I256::ONE }
+        Self {
+            numerator: I256::from(whole),
+            denominator: I256::ONE,
+        }
     }
 }
 
 impl From<Decimal> for Exact {
     fn from(decimal: Decimal) -> Self {
         let scale = decimal.scale().min(Decimal::MAX_SCALE);
-        Self::reduced(I256::from(decimal.mantissa()), I256::from(10_u128.pow(scale)))
-            .expect("a decimal has 96 bits over at most 10^28")
+        Self::reduced(
+            I256::from(decimal.mantissa()),
+            I256::from(10_u128.pow(scale)),
+        )
+        .expect("a decimal has 96 bits over at most 10^28")
     }
 }
 
@@ -251,8 +279,14 @@ impl Ord for Exact {
             }
             // left/da < right/db exactly when db/right < da/left.
             (a, b) = (
-                Self { numerator: b.denominator, denominator: right },
-                Self { numerator: a.denominator, denominator: left },
+                Self {
+                    numerator: b.denominator,
+                    denominator: right,
+                },
+                Self {
+                    numerator: a.denominator,
+                    denominator: left,
+                },
             );
         }
     }
@@ -284,9 +318,8 @@ impl FromStr for Exact {
 
     fn from_str(text: &str) -> Result<Self, ExactError> {
         let parsed = match text.split_once('/') {
-            Some((numerator, denominator)) => whole_number(numerator).zip(
-                whole_number(denominator).filter(|_| !denominator.starts_with('-')),
-            ),
+            Some((numerator, denominator)) => whole_number(numerator)
+                .zip(whole_number(denominator).filter(|_| !denominator.starts_with('-'))),
             None => decimal_parts(text),
         };
         parsed
@@ -324,7 +357,9 @@ impl Serialize for Exact {
 
 impl<'de> Deserialize<'de> for Exact {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -351,7 +386,9 @@ mod tests {
             assert_eq!(exact(given).to_string(), text);
             assert_eq!(exact(given).explained(), explained);
         }
-        for bad in ["", "-", ".5", "1.", "1/0", "1/-2", "1e3", "+1", "1.-5", "1 / 2", "--1"] {
+        for bad in [
+            "", "-", ".5", "1.", "1/0", "1/-2", "1e3", "+1", "1.-5", "1 / 2", "--1",
+        ] {
             assert!(bad.parse::<Exact>().is_err(), "{bad}");
         }
         assert_eq!(exact("-0.0000009").cut(6), "0.000000");
@@ -361,14 +398,19 @@ mod tests {
 
     #[test]
     fn the_widest_values_do_not_panic() {
-        let largest = Exact::from(u128::MAX).checked_mul(&Exact::from(u128::MAX / 2)).unwrap();
+        let largest = Exact::from(u128::MAX)
+            .checked_mul(&Exact::from(u128::MAX / 2))
+            .unwrap();
         assert_eq!(largest.checked_mul(&Exact::from(3)), None);
         assert_eq!(largest.checked_add(&largest), None);
         let smallest = Exact::ratio(1, u128::MAX).unwrap();
         assert_eq!(smallest.checked_mul(&smallest), None);
         assert!(smallest < largest);
         assert_eq!(smallest.cut(2), "0.00");
-        assert_eq!(Decimal::MAX.to_string(), Exact::from(Decimal::MAX).to_string());
+        assert_eq!(
+            Decimal::MAX.to_string(),
+            Exact::from(Decimal::MAX).to_string()
+        );
     }
 
     proptest! {

@@ -110,8 +110,12 @@ impl Plan {
         let mut found = Vec::new();
         self.check_plan(&mut |fault| found.push(Problem { price: None, fault }));
         for price in &self.prices {
-            let mut report =
-                |fault| found.push(Problem { price: Some(price.id.clone()), fault });
+            let mut report = |fault| {
+                found.push(Problem {
+                    price: Some(price.id.clone()),
+                    fault,
+                })
+            };
             check_price(price, &mut report);
         }
         self.check_ids(&mut found);
@@ -133,7 +137,10 @@ impl Plan {
             *uses.entry(&price.id).or_default() += 1;
         }
         for (id, times) in uses.into_iter().filter(|(_, times)| *times > 1) {
-            found.push(Problem { price: Some(id.to_owned()), fault: Fault::DuplicateId(times) });
+            found.push(Problem {
+                price: Some(id.to_owned()),
+                fault: Fault::DuplicateId(times),
+            });
         }
     }
 
@@ -146,7 +153,10 @@ impl Plan {
                     scope: scope_name(price.scope),
                     other: other.id.clone(),
                 };
-                found.push(Problem { price: Some(price.id.clone()), fault });
+                found.push(Problem {
+                    price: Some(price.id.clone()),
+                    fault,
+                });
             }
         }
     }
@@ -163,7 +173,10 @@ fn check_price(price: &Price, report: &mut impl FnMut(Fault)) {
     check_name(&price.id, report);
     check_title(&price.title, report);
     if !price.per.fits(price.meter) {
-        report(Fault::UnitDoesNotFit { unit: price.per, meter: price.meter });
+        report(Fault::UnitDoesNotFit {
+            unit: price.per,
+            meter: price.meter,
+        });
     }
     if HOST_ONLY.contains(&price.meter) {
         report(Fault::HostOnly(price.meter));
@@ -181,7 +194,9 @@ fn check_name(name: &str, report: &mut impl FnMut(Fault)) {
     let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let good = name.len() <= 64
         && name.starts_with(alphanumeric)
-        && name.chars().all(|c| alphanumeric(c) || matches!(c, '-' | '_' | '.'));
+        && name
+            .chars()
+            .all(|c| alphanumeric(c) || matches!(c, '-' | '_' | '.'));
     if !good {
         report(Fault::Name(name.to_owned()));
     }
@@ -195,7 +210,10 @@ fn check_title(title: &str, report: &mut impl FnMut(Fault)) {
 
 fn check_amount(what: &str, amount: Decimal, report: &mut impl FnMut(Fault)) {
     if amount < Decimal::ZERO {
-        report(Fault::Negative { what: what.to_owned(), amount });
+        report(Fault::Negative {
+            what: what.to_owned(),
+            amount,
+        });
     }
 }
 
@@ -209,7 +227,11 @@ fn check_tiers(tiers: &Tiers, report: &mut impl FnMut(Fault)) {
         check_amount(&format!("flat amount of tier {number}"), tier.flat, report);
         match tier.up_to {
             Some(bound) if bound <= before => {
-                report(Fault::NotRising { tier: number, bound, before });
+                report(Fault::NotRising {
+                    tier: number,
+                    bound,
+                    before,
+                });
             }
             Some(bound) => before = bound,
             None if number < tiers.tiers.len() => report(Fault::UnboundedTier(number)),
@@ -267,7 +289,10 @@ mod tests {
         ];
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (problem, (place, says)) in found.iter().zip(expected) {
-            assert!(problem.starts_with(place) && problem.contains(says), "{problem}");
+            assert!(
+                problem.starts_with(place) && problem.contains(says),
+                "{problem}"
+            );
         }
     }
 

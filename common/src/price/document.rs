@@ -54,7 +54,11 @@ pub(super) struct PriceDocument {
     #[serde(default, skip_serializing_if = "Decimal::is_zero", with = "number")]
     free: Decimal,
     model: ModelName,
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "number::optional")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "number::optional"
+    )]
     price: Option<Decimal>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tiers: Option<Vec<Tier>>,
@@ -91,12 +95,22 @@ impl PriceDocument {
         if self.price.is_some() {
             return Err(self.superfluous(model, "tiers", "price"));
         }
-        let tiers = self.tiers.take().ok_or_else(|| self.missing(model, "tiers"))?;
-        Ok(Tiers { tiers, charge_first_flat_at_zero: self.charge_first_flat_at_zero })
+        let tiers = self
+            .tiers
+            .take()
+            .ok_or_else(|| self.missing(model, "tiers"))?;
+        Ok(Tiers {
+            tiers,
+            charge_first_flat_at_zero: self.charge_first_flat_at_zero,
+        })
     }
 
     fn missing(&self, model: &'static str, key: &'static str) -> PriceError {
-        PriceError::Missing { id: self.id.clone(), model, key }
+        PriceError::Missing {
+            id: self.id.clone(),
+            model,
+            key,
+        }
     }
 
     fn superfluous(
@@ -105,7 +119,12 @@ impl PriceDocument {
         takes: &'static str,
         key: &'static str,
     ) -> PriceError {
-        PriceError::Superfluous { id: self.id.clone(), model, takes, key }
+        PriceError::Superfluous {
+            id: self.id.clone(),
+            model,
+            takes,
+            key,
+        }
     }
 }
 
@@ -114,22 +133,58 @@ impl TryFrom<PriceDocument> for Price {
 
     fn try_from(mut document: PriceDocument) -> Result<Self, PriceError> {
         let model = document.model()?;
-        let PriceDocument { id, title, meter, per, scope, free, .. } = document;
-        Ok(Self { id, title, meter, per, scope, free, model })
+        let PriceDocument {
+            id,
+            title,
+            meter,
+            per,
+            scope,
+            free,
+            ..
+        } = document;
+        Ok(Self {
+            id,
+            title,
+            meter,
+            per,
+            scope,
+            free,
+            model,
+        })
     }
 }
 
 impl From<Price> for PriceDocument {
     fn from(price: Price) -> Self {
-        let Price { id, title, meter, per, scope, free, model } = price;
+        let Price {
+            id,
+            title,
+            meter,
+            per,
+            scope,
+            free,
+            model,
+        } = price;
         let (model, price, tiers) = match model {
             Model::PerUnit { price } => (ModelName::PerUnit, Some(price), None),
             Model::Graduated(tiers) => (ModelName::Graduated, None, Some(tiers)),
             Model::Volume(tiers) => (ModelName::Volume, None, Some(tiers)),
         };
-        let charge_first_flat_at_zero =
-            tiers.as_ref().is_some_and(|tiers| tiers.charge_first_flat_at_zero);
+        let charge_first_flat_at_zero = tiers
+            .as_ref()
+            .is_some_and(|tiers| tiers.charge_first_flat_at_zero);
         let tiers = tiers.map(|tiers| tiers.tiers);
-        Self { id, title, meter, per, scope, free, model, price, tiers, charge_first_flat_at_zero }
+        Self {
+            id,
+            title,
+            meter,
+            per,
+            scope,
+            free,
+            model,
+            price,
+            tiers,
+            charge_first_flat_at_zero,
+        }
     }
 }

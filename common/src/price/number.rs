@@ -7,10 +7,7 @@ use serde::de::{Error, Visitor};
 use serde::{Deserializer, Serializer};
 
 /// Canonical text: no needless zeros, no exponent.
-pub(super) fn serialize<S: Serializer>(
-    number: &Decimal,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize<S: Serializer>(number: &Decimal, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&number.normalize())
 }
 

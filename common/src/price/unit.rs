@@ -143,7 +143,9 @@ impl FromStr for BillingUnit {
     type Err = UnknownUnit;
 
     fn from_str(name: &str) -> Result<Self, UnknownUnit> {
-        Self::all().find(|unit| unit.name() == name).ok_or_else(|| UnknownUnit(name.to_owned()))
+        Self::all()
+            .find(|unit| unit.name() == name)
+            .ok_or_else(|| UnknownUnit(name.to_owned()))
     }
 }
 
@@ -155,7 +157,9 @@ impl Serialize for BillingUnit {
 
 impl<'de> Deserialize<'de> for BillingUnit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -174,7 +178,11 @@ mod tests {
             ("cpu-hour", 1, "1/3600000000"),
         ] {
             let unit: BillingUnit = name.parse().unwrap();
-            assert_eq!(unit.convert(quantity).to_string(), converted, "{quantity} in {name}");
+            assert_eq!(
+                unit.convert(quantity).to_string(),
+                converted,
+                "{quantity} in {name}"
+            );
         }
     }
 
