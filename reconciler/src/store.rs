@@ -21,6 +21,7 @@ use sqlx::{Sqlite, SqliteConnection, Transaction};
 use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
 
+pub mod enrolment;
 mod migrate;
 
 pub use migrate::SCHEMA_VERSION;

@@ -1,0 +1,113 @@
+//! The QUIC endpoint: one UDP socket, TLS 1.3 for enrolled nodes and for those that want to be.
+//!
+//! Owns TLS, transport limits and the socket's buffer. Who may do what after the handshake is
+//! decided in `listener`.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use socket2::{Domain, Protocol, Socket, Type};
+use tallystick_common::wire::{ALPN_ENROLL, ALPN_INGEST};
+
+use crate::authority::Authority;
+
+/// Wanted size of the UDP receive buffer: the kernel's default loses packets under load.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+/// A connection that says nothing for so long is gone; agents keep theirs alive far more often.
+const IDLE: Duration = Duration::from_secs(60);
+/// What one peer may have in flight towards us, which bounds its memory here.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Why the endpoint could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The address is taken or not ours.
+    #[error("listen on UDP {address}: {error}: choose another address or stop what listens there")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The authority's certificates cannot be used for TLS.
+    #[error("set up TLS: {0}")]
+    Tls(String),
+}
+
+/// Opens the endpoint.
+///
+/// # Errors
+/// When the address cannot be listened on, or the certificates do not fit.
+pub fn open(address: SocketAddr, authority: &Authority) -> Result<quinn::Endpoint, EndpointError> {
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto(authority)?));
+    config.transport_config(Arc::new(transport()));
+    config.max_incoming(1 << 10).incoming_buffer_size(16 << 10).incoming_buffer_size_total(4 << 20);
+    let failed = |error| EndpointError::Listen { address, error };
+    let socket = socket(address).map_err(failed)?;
+    quinn::Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
+        .map_err(failed)
+}
+
+/// A client certificate is asked for and, if shown, must be ours: enrolment has none yet.
+fn crypto(authority: &Authority) -> Result<QuicServerConfig, EndpointError> {
+    let failed = |error: &dyn std::fmt::Display| EndpointError::Tls(error.to_string());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.ca_certificate().clone()).map_err(|error| failed(&error))?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| failed(&error))?;
+    let (chain, key) = authority.server();
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| failed(&error))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|error| failed(&error))?;
+    config.alpn_protocols = vec![ALPN_INGEST.to_vec(), ALPN_ENROLL.to_vec()];
+    QuicServerConfig::try_from(config).map_err(|error| failed(&error))
+}
+
+/// One long-lived stream per connection is all the protocol uses.
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .send_window(256 << 10)
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
+    transport
+}
+
+fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    raise_receive_buffer(&socket);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// A capped buffer costs packets under load, never correctness, so it is only told.
+fn raise_receive_buffer(socket: &Socket) {
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
+    let bytes = socket.recv_buffer_size().unwrap_or(0);
+    if bytes < RECEIVE_BUFFER_BYTES {
+        tracing::warn!(
+            bytes,
+            wanted_bytes = RECEIVE_BUFFER_BYTES,
+            "the kernel caps the UDP receive buffer; raise net.core.rmem_max for busy reconcilers"
+        );
+    }
+}
