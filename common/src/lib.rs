@@ -3,6 +3,7 @@
 //! No I/O, no clock, no async: time, keys and bytes are passed in, so every rule in here can be
 //! replayed anywhere.
 
+pub mod chain;
 pub mod codec;
 pub mod failpoint;
 pub mod ids;
@@ -18,6 +19,7 @@ pub mod reading;
 pub mod receipt;
 pub mod seal;
 pub mod segment;
+pub mod statement;
 pub mod tiling;
 pub mod time;
 pub mod wire;
