@@ -5,7 +5,9 @@
 CREATE TABLE meta (
     single      BIGINT NOT NULL PRIMARY KEY CHECK (single = 1),
     store_epoch BLOB   NOT NULL,
-    created_at  BIGINT NOT NULL
+    created_at  BIGINT NOT NULL,
+    -- Rises with every change of a node's state, so that ingest sees one made by another process.
+    node_states BIGINT NOT NULL DEFAULT 0
 );
 
 -- Enrolled hosts. A node is never deleted: its state changes.
@@ -31,6 +33,15 @@ CREATE TABLE node_records (
     record    BLOB   NOT NULL,
     added_at  BIGINT NOT NULL,
     PRIMARY KEY (node, number)
+);
+
+-- Keys that rotation segments named, each from a position of its stream on.
+CREATE TABLE rotations (
+    node       BIGINT NOT NULL REFERENCES nodes (id),
+    stream     BLOB   NOT NULL,
+    from_seq   BIGINT NOT NULL,
+    key        BLOB   NOT NULL,
+    PRIMARY KEY (node, stream, from_seq)
 );
 
 -- One-time join tokens, hashed.
@@ -92,13 +103,27 @@ CREATE TABLE forks (
     PRIMARY KEY (stream, seq, hash)
 );
 
--- When a kernel was seen by a node: two nodes with one boot at overlapping times are one kernel.
+-- Which node claimed a kernel first, and for which time: two nodes with one boot at overlapping
+-- times are one kernel. `counted_*` spans what was counted of it (empty: both equal).
 CREATE TABLE boots (
-    boot        BLOB   NOT NULL,
-    node        BIGINT NOT NULL REFERENCES nodes (id),
-    seen_from   BIGINT NOT NULL,
-    seen_through BIGINT NOT NULL,
+    boot            BLOB   NOT NULL,
+    node            BIGINT NOT NULL REFERENCES nodes (id),
+    claim           BIGINT NOT NULL,
+    seen_from       BIGINT NOT NULL,
+    seen_through    BIGINT NOT NULL,
+    counted_from    BIGINT NOT NULL,
+    counted_through BIGINT NOT NULL,
     PRIMARY KEY (boot, node)
+) WITHOUT ROWID;
+
+-- Whole-node gaps that counted segments name.
+CREATE TABLE gaps (
+    node    BIGINT NOT NULL REFERENCES nodes (id),
+    from_at BIGINT NOT NULL,
+    to_at   BIGINT NOT NULL,
+    stream  BIGINT NOT NULL REFERENCES streams (id),
+    cause   TEXT   NOT NULL,
+    PRIMARY KEY (node, from_at, to_at, stream)
 ) WITHOUT ROWID;
 
 -- Bytes that were not counted, whole, with the reason. `node` is null for strangers.

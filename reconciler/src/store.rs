@@ -21,8 +21,12 @@ use sqlx::{Sqlite, SqliteConnection, Transaction};
 use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
 
+pub(crate) mod column;
 pub mod enrolment;
 mod migrate;
+pub mod nodes;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use migrate::SCHEMA_VERSION;
 

@@ -1,0 +1,269 @@
+//! The audit log (I12): what persons and rules changed, appended to and never changed.
+//!
+//! Each entry is hashed together with the hash of the entry before it, so that a changed, removed or
+//! inserted entry breaks the chain from there on. That the *latest* entries were cut off shows only to
+//! somebody who kept a [`Checkpoint`]. An entry belongs into the transaction of the change it tells of.
+
+use serde::Serialize;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use tallystick_common::codec;
+use tallystick_common::ids::Hash;
+use tallystick_common::time::Timestamp;
+
+use crate::store::column::{bytes, instant, unsigned};
+use crate::store::{Connection, StoreError};
+
+/// Keeps these hashes apart from all others.
+const DOMAIN: &str = "tallystick 2026 audit entry";
+
+/// What is to be noted.
+#[derive(Debug, Clone)]
+pub struct Note<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Who: `cli:USER`, `api:TOKEN`, `rule:NAME`.
+    pub actor: &'a str,
+    /// What was done: `node.ban`, `plan.apply`, `invoice.issue`.
+    pub action: &'a str,
+    /// To what: an id or a name.
+    pub subject: &'a str,
+    /// More, as JSON.
+    pub detail: serde_json::Value,
+}
+
+/// An entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Its number, from 1 without a hole.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    pub subject: String,
+    /// More: the JSON text as hashed.
+    pub detail: String,
+    /// The hash of the entry before, zero for the first.
+    pub previous: Hash,
+    /// Its hash.
+    pub hash: Hash,
+}
+
+/// Where the log stands: what an outsider keeps to prove later that nothing before it changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Checkpoint {
+    /// Number of entries.
+    pub entries: u64,
+    /// The hash of the last one, zero when there is none.
+    pub head: Hash,
+}
+
+/// What [`verify`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verification {
+    /// The chain holds.
+    Whole(Checkpoint),
+    /// The chain breaks.
+    Broken {
+        /// The first entry that does not fit.
+        seq: u64,
+        /// What does not.
+        why: &'static str,
+    },
+}
+
+impl Entry {
+    fn computed_hash(&self) -> Hash {
+        let content = codec::encode(&(
+            self.seq,
+            self.at,
+            &self.actor,
+            &self.action,
+            &self.subject,
+            &self.detail,
+            self.previous,
+        ));
+        Hash(blake3::derive_key(DOMAIN, &content))
+    }
+
+    fn flaw(&self, before: Checkpoint) -> Option<&'static str> {
+        if self.seq != before.entries + 1 {
+            Some("entries before it are missing")
+        } else if self.previous != before.head {
+            Some("it does not name the hash of the entry before it")
+        } else if self.hash != self.computed_hash() {
+            Some("its content was changed")
+        } else {
+            None
+        }
+    }
+}
+
+/// Appends an entry. Only one writer at a time gets to it: the transaction must be one that writes.
+///
+/// # Errors
+/// When the database fails.
+pub async fn append(conn: &mut Connection, note: &Note<'_>) -> Result<Entry, StoreError> {
+    let before = head(conn).await?;
+    let mut entry = Entry {
+        seq: before.entries + 1,
+        at: note.at,
+        actor: note.actor.to_owned(),
+        action: note.action.to_owned(),
+        subject: note.subject.to_owned(),
+        detail: note.detail.to_string(),
+        previous: before.head,
+        hash: Hash::ZERO,
+    };
+    entry.hash = entry.computed_hash();
+    sqlx::query(
+        "INSERT INTO audit (seq, at, actor, action, subject, detail, previous, hash) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(crate::store::column::number(entry.seq, "an audit entry")?)
+    .bind(entry.at.as_i64())
+    .bind(&entry.actor)
+    .bind(&entry.action)
+    .bind(&entry.subject)
+    .bind(&entry.detail)
+    .bind(entry.previous.0.to_vec())
+    .bind(entry.hash.0.to_vec())
+    .execute(conn)
+    .await?;
+    Ok(entry)
+}
+
+/// Where the log stands.
+///
+/// # Errors
+/// When the database fails or the row is damaged.
+pub async fn head(conn: &mut Connection) -> Result<Checkpoint, StoreError> {
+    let last = sqlx::query("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
+        .fetch_optional(conn)
+        .await?;
+    let Some(row) = last else { return Ok(Checkpoint { entries: 0, head: Hash::ZERO }) };
+    Ok(Checkpoint {
+        entries: unsigned(&row, "seq", "audit.seq")?,
+        head: Hash(bytes(&row, "hash", "audit.hash")?),
+    })
+}
+
+/// Up to `limit` entries after entry `after`, in order.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn entries(
+    conn: &mut Connection,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<Entry>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2")
+        .bind(crate::store::column::number(after, "an audit entry")?)
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Recomputes the whole chain.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn verify(conn: &mut Connection) -> Result<Verification, StoreError> {
+    const PAGE: u32 = 1000;
+    let mut before = Checkpoint { entries: 0, head: Hash::ZERO };
+    loop {
+        let page = entries(conn, before.entries, PAGE).await?;
+        if page.is_empty() {
+            return Ok(Verification::Whole(before));
+        }
+        for entry in page {
+            if let Some(why) = entry.flaw(before) {
+                return Ok(Verification::Broken { seq: entry.seq, why });
+            }
+            before = Checkpoint { entries: entry.seq, head: entry.hash };
+        }
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<Entry, StoreError> {
+    Ok(Entry {
+        seq: unsigned(row, "seq", "audit.seq")?,
+        at: instant(row, "at", "audit.at")?,
+        actor: row.try_get("actor")?,
+        action: row.try_get("action")?,
+        subject: row.try_get("subject")?,
+        detail: row.try_get("detail")?,
+        previous: Hash(bytes(row, "previous", "audit.previous")?),
+        hash: Hash(bytes(row, "hash", "audit.hash")?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::store;
+
+    async fn log_of(count: u64) -> (tempfile::TempDir, crate::store::Store) {
+        let (folder, store) = store().await;
+        let mut tx = store.write().await.unwrap();
+        for number in 0..count {
+            let note = Note {
+                at: Timestamp::from_micros(number).unwrap(),
+                actor: "cli:anna",
+                action: "node.ban",
+                subject: "edge-1",
+                detail: serde_json::json!({ "number": number }),
+            };
+            append(&mut tx, &note).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        (folder, store)
+    }
+
+    #[tokio::test]
+    async fn an_untouched_log_is_whole() {
+        let (_folder, store) = log_of(5).await;
+        let mut tx = store.read().await.unwrap();
+        let Verification::Whole(found) = verify(&mut tx).await.unwrap() else { panic!("broken") };
+        assert_eq!(found.entries, 5);
+        assert_eq!(found, head(&mut tx).await.unwrap());
+    }
+
+    async fn after(damage: &'static str) -> Verification {
+        let (_folder, store) = log_of(5).await;
+        let mut tx = store.write().await.unwrap();
+        assert_eq!(sqlx::query(damage).execute(&mut *tx).await.unwrap().rows_affected(), 1);
+        verify(&mut tx).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_changed_entry_is_found() {
+        for damage in [
+            "UPDATE audit SET actor = 'cli:eve' WHERE seq = 3",
+            "UPDATE audit SET detail = '{}' WHERE seq = 3",
+            "UPDATE audit SET at = 77 WHERE seq = 3",
+        ] {
+            assert!(matches!(after(damage).await, Verification::Broken { seq: 3, .. }), "{damage}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_removed_entry_is_found() {
+        let found = after("DELETE FROM audit WHERE seq = 3").await;
+        assert!(matches!(found, Verification::Broken { seq: 4, .. }), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn cut_off_entries_show_against_a_checkpoint() {
+        let (_folder, store) = log_of(5).await;
+        let mut tx = store.write().await.unwrap();
+        let kept = head(&mut tx).await.unwrap();
+        sqlx::query("DELETE FROM audit WHERE seq = 5").execute(&mut *tx).await.unwrap();
+        assert_ne!(verify(&mut tx).await.unwrap(), Verification::Whole(kept));
+    }
+}
