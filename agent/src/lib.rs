@@ -1,1 +1,5 @@
 //! Placeholder.
+pub mod accrue;
+pub mod config;
+pub mod sample;
+pub mod ship;

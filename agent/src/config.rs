@@ -1,0 +1,157 @@
+//! The agent's configuration: `agent.toml`, then `conf.d/*.toml` beside it, later files winning.
+//!
+//! Every key has a default, so an empty or missing file is a valid configuration; unknown keys are
+//! errors. Tables are merged key by key, everything else is replaced as a whole.
+//!
+//! ```toml
+//! sample_seconds = 10              # time between samples
+//! seal_seconds = 60                # time between segments
+//! data = "/var/lib/tallystick/agent"
+//!
+//! [cgroups]                        # paths below the hierarchy's root; `*` stays within one level
+//! include = ["*"]
+//! exclude = []
+//!
+//! [interfaces]                     # names
+//! include = ["*"]
+//! exclude = ["lo"]
+//!
+//! [filesystems]                    # mount points without the leading slash, `root` for `/`
+//! include = ["**"]
+//! exclude = []
+//!
+//! [buffer]
+//! limit_bytes = 1073741824         # journal and sled together
+//!
+//! [registers]
+//! limit = 10000                    # most open registers
+//!
+//! [labels]                         # on every workload of this node
+//! # rack = "b7"
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tallystick_common::ids::Hash;
+use tallystick_common::time::Micros;
+
+use crate::accrue::Settings;
+
+mod check;
+mod load;
+mod selection;
+
+pub use check::Problem;
+pub use load::ConfigError;
+pub use selection::{GlobError, Globs, Selection};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Time between samples, 1 to 300; divides 900, so that samples fall on quarter-hours.
+    pub sample_seconds: u64,
+    /// Time between segments; a multiple of `sample_seconds` that divides 900.
+    pub seal_seconds: u64,
+    /// Folder of everything the agent keeps, mode 0700.
+    pub data: PathBuf,
+    /// Which cgroups are workloads.
+    pub cgroups: Selection,
+    /// Which network interfaces are workloads.
+    pub interfaces: Selection,
+    /// Which file systems are workloads.
+    pub filesystems: Selection,
+    /// Limits of the buffer.
+    pub buffer: BufferLimits,
+    /// Limits of metering.
+    pub registers: RegisterLimits,
+    /// What every workload of this node calls itself.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Limits of the buffer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BufferLimits {
+    /// Most bytes of journal and sled together.
+    pub limit_bytes: u64,
+}
+
+/// Limits of metering.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegisterLimits {
+    /// Most open registers.
+    pub limit: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sample_seconds: 10,
+            seal_seconds: 60,
+            data: PathBuf::from("/var/lib/tallystick/agent"),
+            cgroups: Selection::new(&["*"], &[]),
+            interfaces: Selection::new(&["*"], &["lo"]),
+            filesystems: Selection::new(&["**"], &[]),
+            buffer: BufferLimits::default(),
+            registers: RegisterLimits::default(),
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for BufferLimits {
+    fn default() -> Self {
+        Self { limit_bytes: 1 << 30 }
+    }
+}
+
+impl Default for RegisterLimits {
+    fn default() -> Self {
+        Self { limit: 10_000 }
+    }
+}
+
+impl Config {
+    /// Reads `path` and the `conf.d/*.toml` beside it, in the order of their names. A missing
+    /// `path` is an error; a missing `conf.d` is not. Does not check values: see [`Self::check`].
+    ///
+    /// # Errors
+    /// Names the file and what is wrong in it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        load::load(path)
+    }
+
+    /// Every problem, with its remedy; empty when the agent can run with it.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        check::check(self)
+    }
+
+    /// Digest of what is in force: BLAKE3 of its canonical JSON (fields in the order of this type).
+    /// Goes into each segment's header.
+    #[must_use]
+    pub fn digest(&self) -> Hash {
+        let json = serde_json::to_vec(self).expect("a configuration has text keys only");
+        let mut hasher = blake3::Hasher::new_derive_key("tallystick agent configuration v1");
+        hasher.update(&json);
+        Hash(*hasher.finalize().as_bytes())
+    }
+
+    /// What accrual needs of it.
+    #[must_use]
+    pub fn accrual(&self) -> Settings {
+        Settings {
+            sample: Micros::from_seconds(self.sample_seconds),
+            register_limit: self.registers.limit,
+            config: self.digest(),
+            labels: self.labels.clone().into_iter().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

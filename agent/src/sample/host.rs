@@ -1,0 +1,85 @@
+//! The control reading of the whole node.
+
+use std::collections::BTreeSet;
+
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+use tallystick_common::ids::WorkloadName;
+use tallystick_common::meter::Meter;
+
+use super::cgroup::{CpuFile, DiskFiles};
+use super::devices::Devices;
+use super::file::KernelFile;
+use super::mounts::Hierarchy;
+use super::{Gathering, Raw, Roots, counter, parse};
+
+/// Sources of `host`. Chosen once, so that a register never changes its source.
+#[derive(Debug)]
+pub(super) struct Host {
+    workload: WorkloadName,
+    cpu: (String, Cpu),
+    disk: Option<(String, DiskFiles)>,
+    system: Option<System>,
+}
+
+#[derive(Debug)]
+enum Cpu {
+    Cgroup(CpuFile),
+    ProcStat(KernelFile),
+}
+
+impl Host {
+    pub(super) fn new(roots: &Roots, hierarchies: &[Hierarchy], devices: &BTreeSet<String>) -> Self {
+        let whole = || hierarchies.iter().filter(|hierarchy| hierarchy.is_whole());
+        let cpu = whole().find_map(|hierarchy| {
+            Some((format!("host/{}", hierarchy.domain), Cpu::Cgroup(CpuFile::of_root(hierarchy)?)))
+        });
+        let disk = whole().find_map(|hierarchy| {
+            let files = DiskFiles::of_root(hierarchy)?;
+            files.names_a_device(devices).then(|| (format!("host/{}", hierarchy.domain), files))
+        });
+        let proc_stat =
+            || ("host/stat".to_owned(), Cpu::ProcStat(KernelFile::at(roots.proc.join("stat"))));
+        Self {
+            workload: WorkloadName::host(),
+            cpu: cpu.unwrap_or_else(proc_stat),
+            disk,
+            system: System::new_with_specifics(
+                RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()),
+            )
+            .ok(),
+        }
+    }
+
+    pub(super) fn sample(&mut self, devices: &Devices, buffer: &mut Vec<u8>, out: &mut Gathering) {
+        let (domain, cpu) = &self.cpu;
+        let used = match cpu {
+            Cpu::Cgroup(file) => file.read(buffer),
+            Cpu::ProcStat(file) => file.parse(buffer, parse::proc_stat_cpu),
+        };
+        let identity = out.identity(domain, 0);
+        out.push(&self.workload, Meter::CPU_TIME, &identity, counter(used));
+
+        let (domain, usage) = match &self.disk {
+            Some((domain, files)) => (domain.as_str(), files.read(devices.counted(), buffer)),
+            None => ("host/diskstats", devices.total().clone()),
+        };
+        let identity = out.identity(domain, 0);
+        out.push_disk(&self.workload, &identity, &usage);
+
+        let identity = out.identity("host", 0);
+        let level = self.memory();
+        out.push_memory(&self.workload, &identity, level);
+        let up = Raw::Counter(u128::from(out.moment.monotonic.0 / 1_000_000));
+        out.push(&self.workload, Meter::UPTIME, &identity, up);
+    }
+
+    /// Bytes that are not available to a new process without swapping.
+    fn memory(&mut self) -> Result<u128, String> {
+        let system = self.system.as_mut().ok_or("sysinfo does not support this system")?;
+        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        match (system.total_memory(), system.available_memory()) {
+            (0, _) => Err("could not read /proc/meminfo".to_owned()),
+            (total, available) => Ok(u128::from(total.saturating_sub(available))),
+        }
+    }
+}
