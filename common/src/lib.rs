@@ -22,4 +22,5 @@ pub mod segment;
 pub mod statement;
 pub mod tiling;
 pub mod time;
+pub mod verify;
 pub mod wire;

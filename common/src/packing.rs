@@ -30,7 +30,6 @@ pub fn put(out: &mut Vec<u8>, mut value: u128) {
     out.push(low_group(value));
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to seven bits")]
 fn low_group(value: u128) -> u8 {
     (value & 0x7f) as u8
 }
