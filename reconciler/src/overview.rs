@@ -1,0 +1,187 @@
+//! Every figure of the console's first page, computed at the moment of asking.
+//!
+//! Owns the one type that `GET /v1/overview` gives as JSON and the first page draws. Computes nothing of
+//! its own: usage, coverage and drafts come from the modules that own them.
+
+use serde::Serialize;
+use tallystick_common::ids::{NodeId, Seq, StreamId, WorkloadName};
+use tallystick_common::meter::{Meter, Unit};
+use tallystick_common::time::{Micros, Timestamp};
+use utoipa::ToSchema;
+
+/// Everything on the first page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Overview {
+    /// When it was computed.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// First instant of today (UTC), from which usage and coverage are counted.
+    #[schema(value_type = String, format = DateTime)]
+    pub today: Timestamp,
+    /// What was used today, by node, workload and meter.
+    pub usage: Vec<UsageToday>,
+    /// CPU time of the last minutes.
+    pub chart: Chart,
+    /// What it costs so far, by account.
+    pub accounts: Vec<AccountSoFar>,
+    /// Nodes, by name.
+    pub nodes: Vec<NodeToday>,
+}
+
+/// What a workload used today of one meter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct UsageToday {
+    /// The node's id.
+    #[schema(value_type = String)]
+    pub node: NodeId,
+    /// The node's name.
+    pub node_name: String,
+    /// The workload. `host` is the control reading of the whole node and is never billed.
+    #[schema(value_type = String)]
+    pub workload: WorkloadName,
+    /// The account it is assigned to now; none for the control reading and for what nobody pays.
+    pub account: Option<String>,
+    /// What is measured.
+    #[schema(value_type = String)]
+    pub meter: Meter,
+    /// The meter's base unit.
+    #[schema(value_type = String)]
+    pub unit: Unit,
+    /// In the base unit, a whole number (for a peak, the maximum).
+    pub quantity: String,
+    /// Of today, known in sum only; microseconds added over registers.
+    #[schema(value_type = u64)]
+    pub interpolated: Micros,
+    /// Of today, without a value; microseconds added over registers.
+    #[schema(value_type = u64)]
+    pub unmeasured: Micros,
+}
+
+/// A meter over the last minutes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Chart {
+    /// What is drawn.
+    #[schema(value_type = String)]
+    pub meter: Meter,
+    /// First instant.
+    #[schema(value_type = String, format = DateTime)]
+    pub from: Timestamp,
+    /// First instant after it.
+    #[schema(value_type = String, format = DateTime)]
+    pub to: Timestamp,
+    /// Width of a point in microseconds.
+    #[schema(value_type = u64)]
+    pub step: Micros,
+    /// One for each workload but `host`.
+    pub series: Vec<Series>,
+}
+
+/// One workload's points.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Series {
+    /// The node's name.
+    pub node_name: String,
+    /// The workload.
+    #[schema(value_type = String)]
+    pub workload: WorkloadName,
+    /// Quantity in each step in the base unit; null where nothing is known (yet).
+    pub points: Vec<Option<u64>>,
+}
+
+/// What an account owes so far in the current period.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AccountSoFar {
+    /// Its id.
+    pub account: String,
+    /// Its name.
+    pub name: String,
+    /// ISO 4217 code of all amounts.
+    pub currency: String,
+    /// First instant of the period.
+    #[schema(value_type = String, format = DateTime)]
+    pub period_from: Timestamp,
+    /// First instant after it.
+    #[schema(value_type = String, format = DateTime)]
+    pub period_to: Timestamp,
+    /// Sum of the rounded lines: the invoice's total if it were written now.
+    pub total: String,
+    /// The same before rounding, cut after six decimals.
+    pub unrounded_total: String,
+    /// Line by line.
+    pub lines: Vec<LineSoFar>,
+}
+
+/// One line of a draft.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LineSoFar {
+    /// What the customer reads.
+    pub title: String,
+    /// Whose usage it is, where each workload is rated by itself.
+    #[schema(value_type = Option<String>)]
+    pub workload: Option<WorkloadName>,
+    /// In billing units.
+    pub quantity: String,
+    /// The billing unit.
+    pub unit: String,
+    /// Rounded.
+    pub amount: String,
+    /// Before rounding, cut after six decimals.
+    pub unrounded: String,
+}
+
+/// How a node stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct NodeToday {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// `active`, `banned` or `retired`.
+    pub state: String,
+    /// The last segment admitted.
+    pub last_segment: Option<LastSegment>,
+    /// Today's time, by how well it is accounted for.
+    pub coverage: Coverage,
+    /// Now − `covered_through` in microseconds; none before the first segment.
+    #[schema(value_type = Option<u64>)]
+    pub lag: Option<Micros>,
+    /// What it sent and was refused, ever.
+    pub refused: u64,
+    /// Segments stored but not counted, ever.
+    pub quarantined: u64,
+}
+
+/// A node's last segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LastSegment {
+    /// Its stream.
+    #[schema(value_type = String)]
+    pub stream: StreamId,
+    /// Its number.
+    #[schema(value_type = u64)]
+    pub seq: Seq,
+    /// When it was committed.
+    #[schema(value_type = String, format = DateTime)]
+    pub received_at: Timestamp,
+    /// Up to when it accounts for time.
+    #[schema(value_type = String, format = DateTime)]
+    pub covered_through: Timestamp,
+}
+
+/// Microseconds of a span of time, by how well they are accounted for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Coverage {
+    /// Measured.
+    #[schema(value_type = u64)]
+    pub exact: Micros,
+    /// Known in sum only.
+    #[schema(value_type = u64)]
+    pub interpolated: Micros,
+    /// Accounted for as not measured.
+    #[schema(value_type = u64)]
+    pub unmeasured: Micros,
+    /// Not accounted for.
+    #[schema(value_type = u64)]
+    pub missing: Micros,
+}
