@@ -13,9 +13,11 @@ use crate::receipt::Receipt;
 use crate::seal::MAX_SEGMENT_BYTES;
 use crate::time::Timestamp;
 
+mod close;
 mod frame;
 mod token;
 
+pub use close::CloseCode;
 pub use frame::{FrameDecoder, FrameError, HEADER_BYTES};
 pub use token::{JoinToken, TokenError};
 

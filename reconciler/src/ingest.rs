@@ -9,6 +9,60 @@
 //! Does not know bills. What an enrolled node sends and is not counted goes to the store whole, with
 //! its reason (I11); strangers are only counted ([`strangers`]).
 
+use std::net::SocketAddr;
+
+use tallystick_common::ids::NodeId;
+use tallystick_common::time::Timestamp;
+
+use self::strangers::{StrangerReason, Strangers};
+use crate::authority::{Authority, AuthorityError};
+use crate::store::Store;
+
+mod connection;
 pub mod endpoint;
 pub mod enroll;
+pub mod listener;
+mod peer;
 pub mod strangers;
+
+/// Connections that may be open at once, unless said otherwise.
+pub const DEFAULT_CONNECTIONS_MAX: usize = 10_000;
+
+/// What connections work with.
+#[derive(Debug)]
+pub struct Services {
+    /// Keys and certificates.
+    pub authority: Authority,
+    /// The store.
+    pub store: Store,
+    /// Those who were not let in.
+    pub strangers: Strangers,
+    /// `host:port` at which nodes reach this reconciler, told at enrolment; those of the join token
+    /// hold when there is none.
+    pub addresses: Vec<String>,
+    /// Connections that may be open at once.
+    pub connections_max: usize,
+}
+
+impl Services {
+    /// The server's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        now()
+    }
+
+    fn stranger(&self, from: SocketAddr, reason: StrangerReason, detail: &str) {
+        self.strangers.count(self.now(), from, reason, detail);
+    }
+
+    fn draw_node(&self) -> Result<NodeId, AuthorityError> {
+        let mut id = NodeId::ZERO;
+        getrandom::fill(&mut id.0).map_err(AuthorityError::Random)?;
+        Ok(id)
+    }
+}
+
+fn now() -> Timestamp {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    Timestamp::from_micros(micros).unwrap_or(Timestamp::MAX)
+}

@@ -86,15 +86,14 @@ impl FrameDecoder {
             return Err(FrameError::Oversized { kind, length, limit });
         }
         let Some(payload) = rest.get(..length) else { return Ok(None) };
-        let payload = payload.to_vec();
+        let message = Message::from_payload(kind, payload.to_vec())
+            .map_err(|error| FrameError::Payload { kind, error })?;
         self.read += HEADER_BYTES + length;
-        Message::from_payload(kind, payload)
-            .map(Some)
-            .map_err(|error| FrameError::Payload { kind, error })
+        Ok(Some(message))
     }
 
     /// Bytes that arrived and are not part of a message returned: after the end of a stream, a
-    /// frame that was cut off.
+    /// frame that was cut off; after an error, the frame that was not understood.
     #[must_use]
     pub fn unread(&self) -> &[u8] {
         &self.pending[self.read..]
@@ -137,6 +136,7 @@ mod tests {
         let mut decoder = FrameDecoder::new();
         decoder.push(&frame);
         assert!(matches!(decoder.next_message(), Err(FrameError::Payload { .. })));
+        assert_eq!(decoder.unread(), frame, "what was not understood can still be kept");
     }
 
     proptest! {

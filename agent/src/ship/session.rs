@@ -1,0 +1,297 @@
+//! Decides what to send next and what each answer means.
+//!
+//! Pure: no socket, no buffer, no clock. `connection` does the talking, the buffer holds the
+//! segments; hashes of its segments are asked for through a function. One `Session` lives as long as
+//! one connection.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
+use tallystick_common::keys::{PublicKey, ReceiptKeyCertificate, Signed};
+use tallystick_common::receipt::Receipt;
+use tallystick_common::wire::{Hello, Position, RefusalReason, Refused, Versions, Welcome};
+
+/// A receipt that is so long in coming will not come on this connection.
+const RECEIPT_WITHIN: Duration = Duration::from_secs(60);
+/// The most that is ever sent ahead of receipts, whatever a reconciler allows.
+const WINDOW_MAX: u32 = 4096;
+
+/// Whose segments these are, and whom their receipts are believed from.
+#[derive(Debug, Clone)]
+pub struct Party {
+    /// The node.
+    pub node: NodeId,
+    /// The stream.
+    pub stream: StreamId,
+    /// The CA's key, which certifies receipt keys.
+    pub ca: PublicKey,
+    /// Receipt keys known so far.
+    pub receipt_keys: Vec<Signed<ReceiptKeyCertificate>>,
+    /// Software name and version, told in `Hello`.
+    pub software: String,
+}
+
+/// What the buffer has of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holdings {
+    /// The oldest segment it can still send (`position.next` when there is none).
+    pub oldest: Seq,
+    /// The end of the stream.
+    pub position: Position,
+    /// The last segment receipted, with its hash.
+    pub receipted: Option<(Seq, Hash)>,
+}
+
+/// Why this stream cannot go on; a new one, naming it as its predecessor, can.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamOver {
+    /// The reconciler has more of the stream than we do: our buffer was rolled back.
+    #[error("the reconciler has segments up to {theirs} of this stream, the buffer only up to {ours}")]
+    RolledBack {
+        /// The next number it wants.
+        theirs: Seq,
+        /// The next number we would give.
+        ours: Seq,
+    },
+    /// The reconciler has another segment under a number of ours: a clone of this node, or a rollback.
+    #[error("the reconciler has another segment {seq} of this stream than the buffer")]
+    OtherHash {
+        /// Which.
+        seq: Seq,
+    },
+    /// A segment was refused for ever.
+    #[error("segment {seq} was refused for ever: {reason}: {detail}")]
+    Refused {
+        /// Which.
+        seq: Seq,
+        /// Why.
+        reason: RefusalReason,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// How the conversation goes on after something went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Consequence {
+    /// This stream is over; the run loop has to begin a new one.
+    StreamOver(StreamOver),
+    /// Nothing this node does will help; somebody has to act. Ask again seldom.
+    Hold(String),
+    /// Connect again soon.
+    Retry(String),
+}
+
+/// A receipt that is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadReceipt {
+    /// None of the certified keys signed it.
+    #[error("a receipt that no certified key signed")]
+    Signature,
+    /// It is about another node or stream.
+    #[error("a receipt of another stream")]
+    Stream,
+    /// It is about a segment that was never sealed.
+    #[error("a receipt for segment {0}, which does not exist yet")]
+    Future(Seq),
+    /// It names another hash than ours.
+    #[error("a receipt for segment {0} that names another hash")]
+    Hash(Seq),
+}
+
+/// What is known while one connection lasts.
+#[derive(Debug)]
+pub struct Session {
+    party: Party,
+    keys: Vec<PublicKey>,
+    window: usize,
+    next: Seq,
+    in_flight: VecDeque<(Seq, Hash)>,
+    receipted: Option<Seq>,
+    progress: Instant,
+}
+
+impl Session {
+    /// Before `Hello`. Receipt keys that the CA did not certify are left out.
+    #[must_use]
+    pub fn new(party: Party, now: Instant) -> Self {
+        let keys = certified(&party.receipt_keys, &party.ca);
+        Self {
+            party,
+            keys,
+            window: 0,
+            next: Seq::FIRST,
+            in_flight: VecDeque::new(),
+            receipted: None,
+            progress: now,
+        }
+    }
+
+    /// The first message.
+    #[must_use]
+    pub fn hello(&self, holdings: &Holdings) -> Hello {
+        Hello {
+            versions: Versions::OURS,
+            software: self.party.software.clone(),
+            node: self.party.node,
+            stream: self.party.stream,
+            oldest: holdings.oldest,
+            position: holdings.position,
+        }
+    }
+
+    /// The answer to `Hello`: from here on segments are sent, from the number the reconciler wants.
+    /// `hash_at` tells the hash of a segment in the buffer.
+    ///
+    /// # Errors
+    /// When the two positions cannot be of one stream, or the version is none of ours.
+    pub fn handle_welcome(
+        &mut self,
+        now: Instant,
+        welcome: &Welcome,
+        holdings: &Holdings,
+        hash_at: impl Fn(Seq) -> Option<Hash>,
+    ) -> Result<(), Consequence> {
+        let ours = Versions::OURS;
+        if welcome.version < ours.oldest || welcome.version > ours.newest {
+            let told = format!("the reconciler speaks version {}; update this agent", welcome.version);
+            return Err(Consequence::Hold(told));
+        }
+        for key in certified(&welcome.receipt_keys, &self.party.ca) {
+            if !self.keys.contains(&key) {
+                self.keys.push(key);
+            }
+        }
+        reconcile(&welcome.position, holdings, hash_at)?;
+        self.next = welcome.position.next;
+        self.receipted = holdings.receipted.map(|(seq, _)| seq);
+        self.window = usize::try_from(welcome.window.clamp(1, WINDOW_MAX)).unwrap_or(1);
+        self.progress = now;
+        Ok(())
+    }
+
+    /// A segment is on its way.
+    pub fn handle_sent(&mut self, now: Instant, seq: Seq, hash: Hash) {
+        if self.in_flight.is_empty() {
+            self.progress = now;
+        }
+        self.in_flight.push_back((seq, hash));
+        self.next = seq.next();
+    }
+
+    /// A receipt arrived. `Some` when it says more than the ones before: everything up to its
+    /// number may be deleted once this is stored.
+    ///
+    /// # Errors
+    /// When it is not believed; the connection should not be used further.
+    pub fn handle_receipt(
+        &mut self,
+        now: Instant,
+        signed: &Signed<Receipt>,
+        holdings: &Holdings,
+        hash_at: impl Fn(Seq) -> Option<Hash>,
+    ) -> Result<Option<Receipt>, BadReceipt> {
+        let receipt = self
+            .keys
+            .iter()
+            .find_map(|key| signed.verify(key).ok())
+            .ok_or(BadReceipt::Signature)?;
+        if receipt.node != self.party.node || receipt.stream != self.party.stream {
+            return Err(BadReceipt::Stream);
+        }
+        if receipt.seq >= holdings.position.next {
+            return Err(BadReceipt::Future(receipt.seq));
+        }
+        if self.receipted.is_some_and(|before| receipt.seq <= before) {
+            self.settle(now, receipt.seq);
+            return Ok(None);
+        }
+        if hash_at(receipt.seq) != Some(receipt.hash) {
+            return Err(BadReceipt::Hash(receipt.seq));
+        }
+        self.settle(now, receipt.seq);
+        self.receipted = Some(receipt.seq);
+        Ok(Some(receipt))
+    }
+
+    /// The reconciler refused something.
+    #[must_use]
+    pub fn handle_refused(&self, refused: &Refused) -> Consequence {
+        let told = format!("{}: {}", refused.reason, refused.detail);
+        match (refused.seq, refused.reason) {
+            (_, RefusalReason::Busy | RefusalReason::Ahead) => Consequence::Retry(told),
+            // A new stream of the same make would be refused alike: somebody has to act.
+            (_, RefusalReason::NewerFormat | RefusalReason::Signature | RefusalReason::WrongNode)
+            | (None | Some(Seq::FIRST), _) => Consequence::Hold(told),
+            (Some(seq), reason) => Consequence::StreamOver(StreamOver::Refused {
+                seq,
+                reason,
+                detail: refused.detail.clone(),
+            }),
+        }
+    }
+
+    /// The segment to send now, if the stream ends at `end` (the next number to be sealed).
+    #[must_use]
+    pub fn poll_send(&self, end: Seq) -> Option<Seq> {
+        (self.in_flight.len() < self.window && self.next < end).then_some(self.next)
+    }
+
+    /// When to give the connection up unless a receipt arrives.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        (!self.in_flight.is_empty()).then(|| self.progress + RECEIPT_WITHIN)
+    }
+
+    /// Segments on their way without a receipt.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    fn settle(&mut self, now: Instant, seq: Seq) {
+        self.progress = now;
+        while self.in_flight.front().is_some_and(|(sent, _)| *sent <= seq) {
+            self.in_flight.pop_front();
+        }
+    }
+}
+
+/// Keys among `keys` that the CA certified.
+fn certified(keys: &[Signed<ReceiptKeyCertificate>], ca: &PublicKey) -> Vec<PublicKey> {
+    keys.iter().filter_map(|signed| signed.verify(ca).ok()).map(|certificate| certificate.key).collect()
+}
+
+/// Whether what the reconciler has is a beginning of what we have, and we can go on from there.
+fn reconcile(
+    theirs: &Position,
+    holdings: &Holdings,
+    hash_at: impl Fn(Seq) -> Option<Hash>,
+) -> Result<(), Consequence> {
+    let ours = holdings.position.next;
+    if theirs.next > ours {
+        let over = StreamOver::RolledBack { theirs: theirs.next, ours };
+        return Err(Consequence::StreamOver(over));
+    }
+    if theirs.next < holdings.oldest {
+        return Err(Consequence::Hold(format!(
+            "the reconciler wants segment {}, but the oldest kept is {}: was it restored from an old backup?",
+            theirs.next, holdings.oldest
+        )));
+    }
+    let Some(last) = theirs.next.0.checked_sub(1).map(Seq) else { return Ok(()) };
+    let known = if last.next() == ours {
+        holdings.position.head
+    } else {
+        let receipted = holdings.receipted.filter(|(seq, _)| *seq == last).map(|(_, hash)| hash);
+        hash_at(last).or(receipted)
+    };
+    if known.is_some() && known == theirs.head {
+        return Ok(());
+    }
+    Err(Consequence::StreamOver(StreamOver::OtherHash { seq: last }))
+}
+
+#[cfg(test)]
+mod tests;
