@@ -253,6 +253,11 @@ mod tests {
             (
                 "model = \"per_unit\"",
                 "model = \"volume\"",
+                "takes `tiers`, not `price`",
+            ),
+            (
+                "model = \"per_unit\"\n        price = \"0.0120\"",
+                "model = \"volume\"",
                 "needs `tiers`",
             ),
             (
