@@ -114,7 +114,7 @@ impl Plan {
                 found.push(Problem {
                     price: Some(price.id.clone()),
                     fault,
-                })
+                });
             };
             check_price(price, &mut report);
         }

@@ -15,7 +15,7 @@ pub(super) fn amount(
 ) -> Result<Exact, RatingError> {
     let span = reached(tiers, units)?
         .pop()
-        .ok_or_else(|| RatingError::BeyondLastTier(*units))?;
+        .ok_or(RatingError::BeyondLastTier(*units))?;
     let flat = span.flat_due(units, tiers);
     let amount = span.charge(units, &flat)?;
     steps.record(|| Step::Volume {
