@@ -1,10 +1,10 @@
 -- Whom usage belongs to, what it costs, what was invoiced, and who may ask.
 --
--- Times are microseconds UTC. Hashes and digests are lower-case hexadecimal text. Amounts inside
--- documents are decimal text with their currency beside them. Rows of plan_version, subscription,
--- assignment and invoice are written once and never changed.
+-- Times are microseconds UTC. Hashes and digests are lower-case hexadecimal text. Amounts are
+-- minor units of the currency beside them; inside documents, decimal text. Rows of plan_versions, subscriptions,
+-- assignments and invoices are written once and never changed.
 
-CREATE TABLE account (
+CREATE TABLE accounts (
     id          TEXT   NOT NULL PRIMARY KEY, -- slug
     name        TEXT   NOT NULL,
     currency    TEXT   NOT NULL,             -- ISO 4217
@@ -14,17 +14,17 @@ CREATE TABLE account (
 );
 
 -- The latest effective rule that matches a workload of a node wins.
-CREATE TABLE assignment (
+CREATE TABLE assignments (
     id                BIGINT NOT NULL PRIMARY KEY, -- 1, 2, 3 in the order of making
-    account           TEXT   NOT NULL REFERENCES account (id),
+    account           TEXT   NOT NULL REFERENCES accounts (id),
     node_selector     TEXT   NOT NULL,             -- node id, or pattern on the node's name
     workload_selector TEXT   NOT NULL,             -- pattern on the workload's name
     from_at           BIGINT NOT NULL,             -- a quarter-hour
     created_at        BIGINT NOT NULL
 );
-CREATE INDEX assignment_account ON assignment (account, from_at);
+CREATE INDEX assignments_by_account ON assignments (account, from_at);
 
-CREATE TABLE plan_version (
+CREATE TABLE plan_versions (
     plan       TEXT   NOT NULL,
     version    BIGINT NOT NULL,
     digest     TEXT   NOT NULL, -- of the canonical document, not of its spelling
@@ -36,15 +36,15 @@ CREATE TABLE plan_version (
 );
 
 -- An account has the plan version of its latest subscription that is effective.
-CREATE TABLE subscription (
+CREATE TABLE subscriptions (
     id           BIGINT NOT NULL PRIMARY KEY,
-    account      TEXT   NOT NULL REFERENCES account (id),
+    account      TEXT   NOT NULL REFERENCES accounts (id),
     plan         TEXT   NOT NULL,
     plan_version BIGINT NOT NULL,
     from_at      BIGINT NOT NULL, -- a quarter-hour
     created_at   BIGINT NOT NULL,
     UNIQUE (account, from_at),
-    FOREIGN KEY (plan, plan_version) REFERENCES plan_version (plan, version)
+    FOREIGN KEY (plan, plan_version) REFERENCES plan_versions (plan, version)
 );
 
 -- The next number of each year's series. Taken in the transaction that writes the invoice, so a
@@ -54,13 +54,13 @@ CREATE TABLE invoice_series (
     next_ordinal BIGINT NOT NULL
 );
 
-CREATE TABLE invoice (
+CREATE TABLE invoices (
     number      TEXT   NOT NULL PRIMARY KEY, -- TS-2026-000001
-    account     TEXT   NOT NULL REFERENCES account (id),
+    account     TEXT   NOT NULL REFERENCES accounts (id),
     period_from BIGINT NOT NULL,
     period_to   BIGINT NOT NULL,
     currency    TEXT   NOT NULL,
-    total       TEXT   NOT NULL, -- decimal text, rounded to the currency's exponent
+    total_minor BIGINT NOT NULL, -- in minor units of the currency
     digest      TEXT   NOT NULL, -- BLAKE3 of the bytes of document
     document    TEXT   NOT NULL, -- the frozen JSON document
     issued_at   BIGINT NOT NULL,
@@ -68,7 +68,7 @@ CREATE TABLE invoice (
 );
 
 -- Secrets are kept as BLAKE3 hashes only.
-CREATE TABLE api_token (
+CREATE TABLE api_tokens (
     hash       TEXT   NOT NULL PRIMARY KEY,
     name       TEXT   NOT NULL,
     role       TEXT   NOT NULL,
@@ -76,14 +76,14 @@ CREATE TABLE api_token (
     revoked_at BIGINT
 );
 
-CREATE TABLE login_code (
+CREATE TABLE login_codes (
     hash       TEXT   NOT NULL PRIMARY KEY,
     name       TEXT   NOT NULL, -- the actor that the session will be
     expires_at BIGINT NOT NULL,
     used_at    BIGINT
 );
 
-CREATE TABLE console_session (
+CREATE TABLE console_sessions (
     hash       TEXT   NOT NULL PRIMARY KEY,
     name       TEXT   NOT NULL,
     created_at BIGINT NOT NULL,
@@ -91,7 +91,7 @@ CREATE TABLE console_session (
 );
 
 -- Answers to writes that carried an Idempotency-Key. status 0: still being worked on.
-CREATE TABLE idempotency (
+CREATE TABLE idempotency_keys (
     actor      TEXT   NOT NULL,
     key        TEXT   NOT NULL,
     request    TEXT   NOT NULL, -- BLAKE3 of method, path and body

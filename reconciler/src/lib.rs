@@ -1,5 +1,16 @@
 //! Admits every reading exactly once, keeps it, knows what is missing, and bills it.
+//!
+//! ```text
+//! ingest ─▶ store ─▶ billing ─▶ api, console, cli
+//!                       ▲
+//!            catalog ───┘      (whose usage it is, and what it costs)
+//! ```
 
+pub mod audit;
+pub mod auth;
 pub mod authority;
+pub mod billing;
+pub mod catalog;
+pub mod config;
 pub mod ingest;
 pub mod store;

@@ -21,6 +21,9 @@ use sqlx::{Sqlite, SqliteConnection, Transaction};
 use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
 
+pub mod auth;
+pub mod billing;
+pub mod catalog;
 pub(crate) mod column;
 pub mod enrolment;
 mod migrate;
@@ -85,6 +88,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What failed.
         source: std::io::Error,
+    },
+    /// A number that no column holds.
+    #[error("write {what} to the store: {value} is too large")]
+    TooLarge {
+        /// What it counts.
+        what: &'static str,
+        /// How much it is.
+        value: u128,
     },
     /// The database failed.
     #[error("query the store: {0}")]

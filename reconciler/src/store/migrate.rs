@@ -13,11 +13,10 @@ use sqlx::sqlite::SqlitePool;
 use super::StoreError;
 
 /// Number, name and text of every migration, in order.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "ingest",
-    include_str!("../../migrations/0001_ingest.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "ingest", include_str!("../../migrations/0001_ingest.sql")),
+    (2, "billing", include_str!("../../migrations/0002_billing.sql")),
+];
 
 /// The newest schema that this program knows.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;

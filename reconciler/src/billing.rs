@@ -1,0 +1,111 @@
+//! What accounts owe: live drafts, issued invoices and their numbers.
+//!
+//! A draft is computed at the moment of asking, from the usage that is committed by then. Issuing
+//! freezes the same computation as a JSON document with a number, the cut (what was counted) and the
+//! digests of every document used; showing an issued invoice reads those bytes and computes nothing.
+//! Rating itself is [`tallystick_common::statement`]; this module brings it its input.
+
+pub mod document;
+pub mod draft;
+pub mod issue;
+pub mod usage;
+
+use tallystick_common::money::MoneyError;
+use tallystick_common::period::{Period, PeriodError};
+use tallystick_common::statement::StatementError;
+use tallystick_common::time::Timestamp;
+
+use crate::catalog::CatalogError;
+use crate::catalog::change::ChangeError;
+use crate::store::StoreError;
+
+pub use document::{InvoiceDocument, Outstanding};
+pub use draft::{Draft, draft};
+pub use issue::{Issued, issue};
+
+/// Why there is no draft, or why it cannot be issued.
+#[derive(Debug, thiserror::Error)]
+pub enum BillingError {
+    /// Something named does not exist or is not usable.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A change was refused.
+    #[error(transparent)]
+    Change(ChangeError),
+    /// The period is not one of the account's.
+    #[error(transparent)]
+    Period(#[from] PeriodError),
+    /// The statement cannot be computed.
+    #[error("compute the statement of {account}: {source}")]
+    Statement {
+        /// Whose.
+        account: String,
+        /// Why.
+        source: StatementError,
+    },
+    /// An amount or currency in the store is not usable.
+    #[error(transparent)]
+    Money(#[from] MoneyError),
+    /// The period is still running.
+    #[error("issue the invoice of {account} for {period}: the period ends at {}, wait until then", period.to)]
+    NotEnded {
+        /// Whose.
+        account: String,
+        /// The period.
+        period: Period,
+    },
+    /// Nodes have not accounted for the whole period.
+    #[error(
+        "issue the invoice of {account} for {period}: {}; wait for them, or close with the gaps named by --accept-gaps REASON",
+        list(outstanding)
+    )]
+    Outstanding {
+        /// Whose.
+        account: String,
+        /// The period.
+        period: Period,
+        /// Which nodes, and how far each is.
+        outstanding: Vec<Outstanding>,
+    },
+    /// Usage that its registers do not bear out (I3).
+    #[error("issue the invoice of {account}: {count} items of usage differ from what their registers counted; see the draft's discrepancies")]
+    Discrepancies {
+        /// Whose.
+        account: String,
+        /// How many.
+        count: usize,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<ChangeError> for BillingError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Catalog(error) => Self::Catalog(error),
+            ChangeError::Store(error) => Self::Store(error),
+            other @ ChangeError::Plan { .. } => Self::Change(other),
+        }
+    }
+}
+
+impl From<sqlx::Error> for BillingError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+fn list(outstanding: &[Outstanding]) -> String {
+    let words = |node: &Outstanding| match node.covered_through {
+        Some(at) => format!("node {} is accounted for until {at} only", node.node_name),
+        None => format!("node {} has sent nothing yet", node.node_name),
+    };
+    outstanding.iter().map(words).collect::<Vec<_>>().join(", ")
+}
+
+/// The UTC year of an instant.
+fn year_of(at: Timestamp) -> i64 {
+    let text = at.to_string();
+    text.get(..4).and_then(|year| year.parse().ok()).unwrap_or(1970)
+}

@@ -1,0 +1,111 @@
+//! The document of an invoice: what a draft shows and what issuing freezes.
+
+use serde::{Deserialize, Serialize};
+use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
+use tallystick_common::statement::Statement;
+use tallystick_common::time::Timestamp;
+
+/// Version of the form of [`InvoiceDocument`].
+pub const DOCUMENT_VERSION: u32 = 1;
+
+/// A node that has not accounted for the whole period.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outstanding {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub node_name: String,
+    /// Its state: a banned or retired node is not awaited, its rest is missing.
+    pub state: String,
+    /// Until when its time is accounted for; none when nothing has come.
+    pub covered_through: Option<Timestamp>,
+}
+
+/// Up to where one stream was counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutPosition {
+    /// Whose stream.
+    pub node: NodeId,
+    /// The stream.
+    pub stream: StreamId,
+    /// Its last admitted segment.
+    pub seq: Seq,
+    /// That segment's hash.
+    pub hash: Hash,
+    /// Until when it accounts for time.
+    pub covered_through: Timestamp,
+}
+
+/// Digests (BLAKE3 of canonical JSON) of every document that decided an amount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Digests {
+    /// The account.
+    pub account: Hash,
+    /// All assignments.
+    pub assignments: Hash,
+    /// The account's subscriptions.
+    pub subscriptions: Hash,
+    /// Plans, by beginning of their use; also named in the statement.
+    pub plans: Vec<Hash>,
+    /// The statement.
+    pub statement: Hash,
+}
+
+/// The period was closed although nodes were outstanding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptedGaps {
+    /// Why, in the words of the person who closed it.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+    /// What was outstanding.
+    pub outstanding: Vec<Outstanding>,
+}
+
+/// An issued invoice, whole. Its digest is over these bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InvoiceDocument {
+    /// Version of this form.
+    pub document_version: u32,
+    /// `TS-2026-000001`.
+    pub number: String,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// Who issued it.
+    pub issued_by: String,
+    /// Version of the rating rules.
+    pub rating_version: u32,
+    /// Version of the time zone database that bounded the period.
+    pub tz_database: String,
+    /// Lines, steps and totals.
+    pub statement: Statement,
+    /// Up to where each stream was counted.
+    pub cut: Vec<CutPosition>,
+    /// What decided the amounts.
+    pub digests: Digests,
+    /// Present when the period was closed with gaps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_gaps: Option<AcceptedGaps>,
+}
+
+impl InvoiceDocument {
+    /// The bytes that are frozen.
+    ///
+    /// # Panics
+    /// Never: a document has text keys and no floats.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a document has text keys and no floats")
+    }
+}
+
+/// BLAKE3 of a value's JSON.
+pub(super) fn digest_of(value: &impl Serialize) -> Hash {
+    let json = serde_json::to_vec(value).expect("catalog rows have text keys and no floats");
+    Hash(*blake3::hash(&json).as_bytes())
+}

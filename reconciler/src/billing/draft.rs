@@ -1,0 +1,242 @@
+//! Drafts: the statement of an account for a period, as of now.
+
+use std::collections::BTreeSet;
+
+use tallystick_common::money::{Currency, RoundingMode};
+use tallystick_common::period::{Calendar, Month, Period, Zone};
+use tallystick_common::price::Plan;
+use tallystick_common::statement::{
+    AccountRef, Note, PlanWindow, Statement, StatementInput, UsageItem,
+};
+use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
+
+use super::document::{CutPosition, Digests, Outstanding, digest_of};
+use super::usage::{self, UsageRow};
+use super::BillingError;
+use crate::catalog::assignment::NodeNames;
+use crate::catalog::change::known_account;
+use crate::catalog::{Account, Assignments, Subscription, subscription};
+use crate::store::billing::StreamPosition;
+use crate::store::nodes::{Node, NodeState};
+use crate::store::{self, Connection, StoreError};
+
+/// A statement as of now, and what issuing it would need to know.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// Lines, steps and totals.
+    pub statement: Statement,
+    /// Nodes whose time is awaited: without them the period cannot be closed.
+    pub outstanding: Vec<Outstanding>,
+    /// Nodes that are banned or retired and will not account for the rest.
+    pub missing: Vec<Outstanding>,
+    /// Up to where each stream was counted.
+    pub cut: Vec<CutPosition>,
+    /// What decided the amounts.
+    pub digests: Digests,
+}
+
+/// Which period a draft is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one that holds an instant.
+    At(Timestamp),
+    /// The one that begins in a month.
+    Month(Month),
+}
+
+/// The period of an account.
+///
+/// # Errors
+/// When the account has no such period.
+pub fn period_of(account: &Account, which: Which) -> Result<Period, BillingError> {
+    let calendar = Calendar::new(Zone::new(&account.time_zone)?, account.anchor_day)?;
+    match which {
+        Which::At(instant) => Ok(calendar.containing(instant)?.1),
+        Which::Month(month) => Ok(calendar.period(month)?),
+    }
+}
+
+/// All that is read from the store for one statement.
+struct Facts {
+    account: Account,
+    period: Period,
+    rules: Assignments,
+    subscriptions: Vec<Subscription>,
+    nodes: Vec<Node>,
+    positions: Vec<StreamPosition>,
+}
+
+impl Facts {
+    async fn read(conn: &mut Connection, account: &str, which: Which) -> Result<Self, BillingError> {
+        let account = known_account(conn, account).await?;
+        Ok(Self {
+            period: period_of(&account, which)?,
+            rules: store::catalog::assignments(conn).await?,
+            subscriptions: store::catalog::subscriptions(conn, Some(&account.id)).await?,
+            nodes: store::nodes::all(conn).await?,
+            positions: store::billing::stream_positions(conn).await?,
+            account,
+        })
+    }
+
+    fn covered_through(&self, node: &Node) -> Option<Timestamp> {
+        let of_node = self.positions.iter().filter(|position| position.node == node.id);
+        of_node.map(|position| position.covered_through).max()
+    }
+
+    /// Instants at which usage must be cut: it may change hands or plan there.
+    fn cuts(&self, now: Timestamp) -> Vec<Timestamp> {
+        let Period { from, to } = self.period;
+        let end = now.next_multiple(QUARTER_HOUR_US).min(to);
+        let mut cuts: BTreeSet<Timestamp> = self.rules.changes(from, end);
+        cuts.extend(
+            self.subscriptions.iter().map(|held| held.from).filter(|at| *at > from && *at < end),
+        );
+        if end > from {
+            cuts.extend([from, end]);
+        }
+        cuts.into_iter().collect()
+    }
+
+    /// A node is awaited when the account's rules select it or it carried the account's workloads,
+    /// unless it left before the period began or came after it ended.
+    fn waits_for(&self, node: &Node, usage: &[UsageItem]) -> bool {
+        let names = NodeNames { id: node.id, name: node.name.clone() };
+        let selected = self.rules.selects_node(&self.account.id, &names, self.period.to);
+        let carried = usage.iter().any(|item| item.node == node.id);
+        let gone = matches!(node.state, NodeState::Retired { at } if at <= self.period.from);
+        (selected || carried) && !gone && node.enrolled_at < self.period.to
+    }
+
+    fn outstanding(&self, usage: &[UsageItem]) -> (Vec<Outstanding>, Vec<Outstanding>) {
+        let short = |node: &&Node| {
+            self.waits_for(node, usage) && self.covered_through(node) < Some(self.period.to)
+        };
+        let nodes: Vec<&Node> = self.nodes.iter().filter(short).collect();
+        let row = |node: &&Node| Outstanding {
+            node: node.id,
+            node_name: node.name.clone(),
+            state: node.state.as_str().to_owned(),
+            covered_through: self.covered_through(node),
+        };
+        let awaited = |node: &&&Node| matches!(node.state, NodeState::Active);
+        (
+            nodes.iter().filter(awaited).map(row).collect(),
+            nodes.iter().filter(|node| !awaited(node)).map(row).collect(),
+        )
+    }
+
+    fn cut(&self) -> Vec<CutPosition> {
+        let admitted = self.positions.iter().filter_map(|position| {
+            Some(CutPosition {
+                node: position.node,
+                stream: position.stream,
+                seq: position.seq?,
+                hash: position.head,
+                covered_through: position.covered_through,
+            })
+        });
+        admitted.collect()
+    }
+
+    /// The part of the rows that is the account's, in `span`.
+    fn items(&self, rows: Vec<UsageRow>, span: Period) -> Vec<UsageItem> {
+        let mine = rows.into_iter().filter(|row| {
+            let node = NodeNames { id: row.node, name: row.node_name.clone() };
+            let owner = self.rules.owner(&node, row.workload.as_str(), span.from);
+            owner.is_some_and(|rule| rule.account == self.account.id)
+        });
+        mine.map(|row| row.into_item(span)).collect()
+    }
+}
+
+/// Computes the statement of an account as of now. All reads see one state of the store when `conn`
+/// is in a transaction.
+///
+/// # Errors
+/// When the account is unknown or a rule of billing is broken.
+pub async fn draft(
+    conn: &mut Connection,
+    account: &str,
+    which: Which,
+    seller: &str,
+    now: Timestamp,
+) -> Result<Draft, BillingError> {
+    let facts = Facts::read(conn, account, which).await?;
+    let windows = windows(conn, &facts).await?;
+    let mut usage = Vec::new();
+    for pair in facts.cuts(now).windows(2) {
+        let span = Period { from: pair[0], to: pair[1] };
+        usage.extend(facts.items(usage::usage(conn, span).await?, span));
+    }
+    let (outstanding, missing) = facts.outstanding(&usage);
+    let quarantined = usage::quarantined(conn, facts.period).await?;
+    let plans = windows.iter().map(|window| window.plan.digest()).collect();
+    let statement = statement(&facts, windows, usage, notes(&outstanding, &missing, quarantined), seller)?;
+    let digests = Digests {
+        account: digest_of(&facts.account),
+        assignments: digest_of(&facts.rules.iter().collect::<Vec<_>>()),
+        subscriptions: digest_of(&facts.subscriptions),
+        plans,
+        statement: statement.digest(),
+    };
+    Ok(Draft { statement, outstanding, missing, cut: facts.cut(), digests })
+}
+
+async fn windows(conn: &mut Connection, facts: &Facts) -> Result<Vec<PlanWindow>, BillingError> {
+    let mut windows = Vec::new();
+    for held in subscription::spans(facts.subscriptions.clone(), &facts.period) {
+        let (name, version) = (&held.subscription.plan, held.subscription.plan_version);
+        let row = store::catalog::plan_version(conn, name, Some(version)).await?;
+        let row = row.ok_or_else(|| StoreError::damaged("subscriptions", format!("no plan {name}@{version}")))?;
+        let plan: Plan = serde_json::from_str(&row.document)
+            .map_err(|error| StoreError::damaged("plan_versions.document", error))?;
+        windows.push(PlanWindow { plan, from: held.span.from, to: held.span.to });
+    }
+    Ok(windows)
+}
+
+fn notes(outstanding: &[Outstanding], missing: &[Outstanding], quarantined: u64) -> Vec<Note> {
+    let late = outstanding.iter().map(|node| Note::Outstanding {
+        node: node.node,
+        node_name: node.node_name.clone(),
+        covered_through: node.covered_through,
+    });
+    let gone = missing.iter().map(|node| Note::Remark {
+        text: match node.covered_through {
+            Some(at) => format!("node {} is {}: missing from {at} on", node.node_name, node.state),
+            None => format!("node {} is {}: missing altogether", node.node_name, node.state),
+        },
+    });
+    let doubt = (quarantined > 0).then(|| Note::Remark {
+        text: format!("{quarantined} segments of this period are quarantined and not counted"),
+    });
+    late.chain(gone).chain(doubt).collect()
+}
+
+fn statement(
+    facts: &Facts,
+    windows: Vec<PlanWindow>,
+    usage: Vec<UsageItem>,
+    notes: Vec<Note>,
+    seller: &str,
+) -> Result<Statement, BillingError> {
+    let account = &facts.account;
+    let input = StatementInput {
+        account: AccountRef {
+            id: account.id.to_string(),
+            name: account.name.clone(),
+            currency: Currency::new(&account.currency)?,
+            zone: Zone::new(&account.time_zone)?,
+        },
+        seller: seller.to_owned(),
+        buyer: account.name.clone(),
+        period: facts.period,
+        windows,
+        usage,
+        notes,
+        rounding: RoundingMode::default(),
+    };
+    tallystick_common::statement::draft(input)
+        .map_err(|source| BillingError::Statement { account: account.id.to_string(), source })
+}

