@@ -16,6 +16,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Silence for so long ends the connection.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long the answer to a first message may take.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// How long a close waits for what was sent to arrive.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Most that is read at once.
@@ -199,9 +201,29 @@ impl Link {
     }
 
     /// Ends the stream and closes the connection.
-    pub async fn close(mut self) {
-        let _ = self.sender.0.finish();
-        self.connection.close(VarInt::from_u32(CloseCode::Done as u32), b"done");
+    pub async fn close(self) {
+        self.split().2.close(CloseCode::Done).await;
+    }
+
+    /// Both halves, and what closes the connection.
+    #[must_use]
+    pub fn split(self) -> (Sender, Receiver, Closer) {
+        let Self { endpoint, connection, sender, receiver } = self;
+        (sender, receiver, Closer { endpoint, connection })
+    }
+}
+
+/// What closes a connection.
+#[derive(Debug)]
+pub struct Closer {
+    endpoint: Endpoint,
+    connection: quinn::Connection,
+}
+
+impl Closer {
+    /// Closes the connection and waits, shortly, until the reconciler knows.
+    pub async fn close(self, code: CloseCode) {
+        self.connection.close(VarInt::from_u32(code as u32), b"");
         let _ = tokio::time::timeout(CLOSE_WITHIN, self.endpoint.wait_idle()).await;
     }
 }

@@ -4,8 +4,6 @@
 //! certificate authority by fingerprint, so the first connection is authenticated already. Storing
 //! what comes back belongs to the caller.
 
-use std::time::Duration;
-
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tallystick_common::ids::Hash;
@@ -18,9 +16,6 @@ use tallystick_common::wire::{
 
 use super::connection::{self, ConnectError};
 use super::tls;
-
-/// How long the reconciler may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// Both keys of a node, as their seeds.
 #[derive(Clone)]
@@ -163,7 +158,7 @@ async fn ask(
         link.close().await;
         Ok(answer)
     };
-    let answer = tokio::time::timeout(ANSWER_WITHIN, exchange)
+    let answer = tokio::time::timeout(connection::ANSWER_WITHIN, exchange)
         .await
         .unwrap_or(Err(ConnectError::Slow))
         .map_err(|error| EnrollError::Connect { address: address.to_owned(), error })?;

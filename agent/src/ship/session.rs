@@ -1,8 +1,8 @@
 //! Decides what to send next and what each answer means.
 //!
 //! Pure: no socket, no buffer, no clock. `connection` does the talking, the buffer holds the
-//! segments; hashes of its segments are asked for through a function. One `Session` lives as long as
-//! one connection.
+//! segments; the hash of a segment that an answer is about is passed in. One `Session` lives as long
+//! as one connection.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -39,8 +39,8 @@ pub struct Holdings {
     pub oldest: Seq,
     /// The end of the stream.
     pub position: Position,
-    /// The last segment receipted, with its hash.
-    pub receipted: Option<(Seq, Hash)>,
+    /// The last segment receipted.
+    pub receipted: Option<Seq>,
 }
 
 /// Why this stream cannot go on; a new one, naming it as its predecessor, can.
@@ -92,9 +92,9 @@ pub enum BadReceipt {
     /// It is about another node or stream.
     #[error("a receipt of another stream")]
     Stream,
-    /// It is about a segment that was never sealed.
-    #[error("a receipt for segment {0}, which does not exist yet")]
-    Future(Seq),
+    /// It is about a segment that is not in the buffer.
+    #[error("a receipt for segment {0}, which the buffer does not have")]
+    Unknown(Seq),
     /// It names another hash than ours.
     #[error("a receipt for segment {0} that names another hash")]
     Hash(Seq),
@@ -107,7 +107,7 @@ pub struct Session {
     keys: Vec<PublicKey>,
     window: usize,
     next: Seq,
-    in_flight: VecDeque<(Seq, Hash)>,
+    in_flight: VecDeque<Seq>,
     receipted: Option<Seq>,
     progress: Instant,
 }
@@ -142,7 +142,7 @@ impl Session {
     }
 
     /// The answer to `Hello`: from here on segments are sent, from the number the reconciler wants.
-    /// `hash_at` tells the hash of a segment in the buffer.
+    /// `known` is the hash that the buffer has of the last segment the reconciler has.
     ///
     /// # Errors
     /// When the two positions cannot be of one stream, or the version is none of ours.
@@ -151,7 +151,7 @@ impl Session {
         now: Instant,
         welcome: &Welcome,
         holdings: &Holdings,
-        hash_at: impl Fn(Seq) -> Option<Hash>,
+        known: Option<Hash>,
     ) -> Result<(), Consequence> {
         let ours = Versions::OURS;
         if welcome.version < ours.oldest || welcome.version > ours.newest {
@@ -163,35 +163,28 @@ impl Session {
                 self.keys.push(key);
             }
         }
-        reconcile(&welcome.position, holdings, hash_at)?;
+        reconcile(&welcome.position, holdings, known)?;
         self.next = welcome.position.next;
-        self.receipted = holdings.receipted.map(|(seq, _)| seq);
+        self.receipted = holdings.receipted;
         self.window = usize::try_from(welcome.window.clamp(1, WINDOW_MAX)).unwrap_or(1);
         self.progress = now;
         Ok(())
     }
 
     /// A segment is on its way.
-    pub fn handle_sent(&mut self, now: Instant, seq: Seq, hash: Hash) {
+    pub fn handle_sent(&mut self, now: Instant, seq: Seq) {
         if self.in_flight.is_empty() {
             self.progress = now;
         }
-        self.in_flight.push_back((seq, hash));
-        self.next = seq.next();
+        self.in_flight.push_back(seq);
+        self.next = self.next.max(seq.next());
     }
 
-    /// A receipt arrived. `Some` when it says more than the ones before: everything up to its
-    /// number may be deleted once this is stored.
+    /// What a receipt says, if a certified key signed it and it is about this stream.
     ///
     /// # Errors
     /// When it is not believed; the connection should not be used further.
-    pub fn handle_receipt(
-        &mut self,
-        now: Instant,
-        signed: &Signed<Receipt>,
-        holdings: &Holdings,
-        hash_at: impl Fn(Seq) -> Option<Hash>,
-    ) -> Result<Option<Receipt>, BadReceipt> {
+    pub fn read_receipt(&self, signed: &Signed<Receipt>) -> Result<Receipt, BadReceipt> {
         let receipt = self
             .keys
             .iter()
@@ -200,19 +193,37 @@ impl Session {
         if receipt.node != self.party.node || receipt.stream != self.party.stream {
             return Err(BadReceipt::Stream);
         }
-        if receipt.seq >= holdings.position.next {
-            return Err(BadReceipt::Future(receipt.seq));
+        Ok(receipt)
+    }
+
+    /// A receipt, read, and the hash that the buffer has of the segment it is for. True when it says
+    /// more than those before: everything up to its number may be deleted once it is stored.
+    ///
+    /// # Errors
+    /// When it is not believed; the connection should not be used further.
+    pub fn handle_receipt(
+        &mut self,
+        now: Instant,
+        receipt: &Receipt,
+        known: Option<Hash>,
+    ) -> Result<bool, BadReceipt> {
+        let news = self.receipted.is_none_or(|before| receipt.seq > before);
+        match known {
+            Some(hash) if hash == receipt.hash => {}
+            Some(_) => return Err(BadReceipt::Hash(receipt.seq)),
+            None if news => return Err(BadReceipt::Unknown(receipt.seq)),
+            None => {}
         }
-        if self.receipted.is_some_and(|before| receipt.seq <= before) {
-            self.settle(now, receipt.seq);
-            return Ok(None);
+        self.progress = now;
+        while self.in_flight.front().is_some_and(|sent| *sent <= receipt.seq) {
+            self.in_flight.pop_front();
         }
-        if hash_at(receipt.seq) != Some(receipt.hash) {
-            return Err(BadReceipt::Hash(receipt.seq));
+        if news {
+            self.receipted = Some(receipt.seq);
+            // Held without being sent again: the receipt for it had been lost.
+            self.next = self.next.max(receipt.seq.next());
         }
-        self.settle(now, receipt.seq);
-        self.receipted = Some(receipt.seq);
-        Ok(Some(receipt))
+        Ok(news)
     }
 
     /// The reconciler refused something.
@@ -244,17 +255,16 @@ impl Session {
         (!self.in_flight.is_empty()).then(|| self.progress + RECEIPT_WITHIN)
     }
 
-    /// Segments on their way without a receipt.
+    /// How many segments may be sent now without waiting for a receipt.
     #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
+    pub fn room(&self) -> usize {
+        self.window.saturating_sub(self.in_flight.len())
     }
 
-    fn settle(&mut self, now: Instant, seq: Seq) {
-        self.progress = now;
-        while self.in_flight.front().is_some_and(|(sent, _)| *sent <= seq) {
-            self.in_flight.pop_front();
-        }
+    /// Whether everything up to `end` (the next number to be sealed) has its receipt.
+    #[must_use]
+    pub fn is_settled(&self, end: Seq) -> bool {
+        self.in_flight.is_empty() && self.next >= end
     }
 }
 
@@ -267,7 +277,7 @@ fn certified(keys: &[Signed<ReceiptKeyCertificate>], ca: &PublicKey) -> Vec<Publ
 fn reconcile(
     theirs: &Position,
     holdings: &Holdings,
-    hash_at: impl Fn(Seq) -> Option<Hash>,
+    known: Option<Hash>,
 ) -> Result<(), Consequence> {
     let ours = holdings.position.next;
     if theirs.next > ours {
@@ -281,12 +291,6 @@ fn reconcile(
         )));
     }
     let Some(last) = theirs.next.0.checked_sub(1).map(Seq) else { return Ok(()) };
-    let known = if last.next() == ours {
-        holdings.position.head
-    } else {
-        let receipted = holdings.receipted.filter(|(seq, _)| *seq == last).map(|(_, hash)| hash);
-        hash_at(last).or(receipted)
-    };
     if known.is_some() && known == theirs.head {
         return Ok(());
     }
