@@ -1,0 +1,261 @@
+//! The journal: append-only files that are the authority on what was sealed.
+//!
+//! Owns appending, syncing, going on in a new file and removing old ones. Each file begins with a
+//! checkpoint and can be understood without its elders; a file appears under its name only when
+//! its checkpoint is on the disk. What a crash left is read by `scan`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tallystick_common::failpoint;
+use tallystick_common::ids::Seq;
+
+use super::record::{self, Checkpoint, Found, Record};
+use super::scan::{Scan, file_path};
+use super::{BufferError, StoredSegment};
+use crate::durable;
+
+/// When an appended record must be on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// Before the call returns.
+    Now,
+    /// With the next record that must be: losing it is harmless.
+    Later,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tail {
+    Clean,
+    /// A record was begun and not finished: cut it off before the next.
+    Unfinished,
+    /// A sync failed: what the disk holds of this file is not known any more.
+    Doubtful,
+}
+
+#[derive(Debug, Default)]
+struct FileFacts {
+    bytes: u64,
+    places: Vec<(Seq, u64)>,
+}
+
+/// The files, the last of them open.
+#[derive(Debug)]
+pub(super) struct Journal {
+    dir: PathBuf,
+    file: File,
+    current: u64,
+    next_record: u64,
+    files: BTreeMap<u64, FileFacts>,
+    tail: Tail,
+}
+
+impl Journal {
+    /// Begins a journal, or goes on after what could not be used, with file `number`.
+    pub(super) fn begin(
+        dir: &Path,
+        number: u64,
+        next_record: u64,
+        checkpoint: Checkpoint,
+    ) -> Result<Self, BufferError> {
+        durable::create_private_dir(dir).map_err(BufferError::io("create", dir))?;
+        let (file, bytes) = create_file(dir, number, next_record, checkpoint)?;
+        let files = BTreeMap::from([(number, FileFacts { bytes, ..FileFacts::default() })]);
+        let next_record = next_record + 1;
+        Ok(Self { dir: dir.to_owned(), file, current: number, next_record, files, tail: Tail::Clean })
+    }
+
+    /// Goes on in the last file of `scan`, which must have one, after cutting off a torn end.
+    pub(super) fn resume(dir: &Path, scan: &Scan) -> Result<Self, BufferError> {
+        let current = scan.last_file;
+        let path = file_path(dir, current);
+        let file = open_file(&path)?;
+        let files: BTreeMap<_, _> = scan
+            .files
+            .iter()
+            .map(|(number, file)| {
+                (*number, FileFacts { bytes: file.whole_bytes, places: file.places.clone() })
+            })
+            .collect();
+        let tail = if scan.torn_tail().is_some() { Tail::Unfinished } else { Tail::Clean };
+        let mut journal =
+            Self { dir: dir.to_owned(), file, current, next_record: scan.next_record, files, tail };
+        journal.cut_unfinished()?;
+        // What is read back counts as sealed, so it has to be on the disk, not only in the cache.
+        journal.sync()?;
+        Ok(journal)
+    }
+
+    /// Appends a record. On failure the journal is as it was before.
+    ///
+    /// # Errors
+    /// [`BufferError::Full`] when the disk is.
+    pub(super) fn append(
+        &mut self,
+        record: &Record,
+        durability: Durability,
+    ) -> Result<(), BufferError> {
+        let frame = record.frame(self.next_record).ok_or(BufferError::TooLarge)?;
+        self.cut_unfinished()?;
+        let at = self.bytes_in_current();
+        if let Err(error) = self.file.write_all_at(&frame, at) {
+            self.tail = Tail::Unfinished;
+            let _ = self.cut_unfinished();
+            return Err(BufferError::io("append to", &self.current_path())(error));
+        }
+        failpoint!("agent.journal.appended");
+        if durability == Durability::Now
+            && let Err(error) = self.file.sync_data()
+        {
+            let _ = self.file.set_len(at);
+            self.tail = Tail::Doubtful;
+            return Err(BufferError::io("sync", &self.current_path())(error));
+        }
+        self.next_record += 1;
+        let facts = self.files.entry(self.current).or_default();
+        facts.bytes += frame.len() as u64;
+        if let Record::Sealed(sealed) = record {
+            facts.places.push((sealed.segment.seq, at));
+        }
+        Ok(())
+    }
+
+    /// Goes on in a new file that begins with `checkpoint`.
+    pub(super) fn rotate(&mut self, checkpoint: Checkpoint) -> Result<(), BufferError> {
+        let number = self.current + 1;
+        let (file, bytes) = create_file(&self.dir, number, self.next_record, checkpoint)?;
+        self.file = file;
+        self.current = number;
+        self.next_record += 1;
+        self.tail = Tail::Clean;
+        self.files.insert(number, FileFacts { bytes, ..FileFacts::default() });
+        failpoint!("agent.journal.rotated");
+        Ok(())
+    }
+
+    /// Removes the files before the current one of which every segment is receipted. The current
+    /// file knows the receipt: it is synced first.
+    pub(super) fn remove_receipted(&mut self, through: Seq) -> Result<(), BufferError> {
+        let done: Vec<u64> = self
+            .files
+            .iter()
+            .take_while(|(number, facts)| {
+                **number != self.current && facts.places.iter().all(|(seq, _)| *seq <= through)
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        if done.is_empty() {
+            return Ok(());
+        }
+        self.sync()?;
+        for number in done {
+            let path = file_path(&self.dir, number);
+            fs::remove_file(&path).map_err(BufferError::io("remove", &path))?;
+            self.files.remove(&number);
+        }
+        durable::sync_dir(&self.dir).map_err(BufferError::io("sync", &self.dir))
+    }
+
+    /// Moves every file but the current one to `to`, which is created.
+    pub(super) fn move_elders(&mut self, to: &Path) -> Result<(), BufferError> {
+        let elders: Vec<u64> =
+            self.files.keys().copied().filter(|number| *number != self.current).collect();
+        move_files(&self.dir, &elders, to)?;
+        self.files.retain(|number, _| *number == self.current);
+        Ok(())
+    }
+
+    /// Forces everything appended to the disk.
+    pub(super) fn sync(&mut self) -> Result<(), BufferError> {
+        self.file.sync_data().map_err(|error| {
+            self.tail = Tail::Doubtful;
+            BufferError::io("sync", &self.current_path())(error)
+        })
+    }
+
+    /// Whether the next record belongs into a new file.
+    pub(super) fn wants_new_file(&self, rotate_bytes: u64) -> bool {
+        self.tail == Tail::Doubtful || self.bytes_in_current() >= rotate_bytes
+    }
+
+    /// The segment at `seq`, if a file has it and it is whole.
+    pub(super) fn segment(&self, seq: Seq) -> Result<Option<StoredSegment>, BufferError> {
+        for (number, facts) in self.files.iter().rev() {
+            let Some((_, at)) = facts.places.iter().rev().find(|(held, _)| *held == seq) else {
+                continue;
+            };
+            let path = file_path(&self.dir, *number);
+            let frame = read_frame(&path, *at).map_err(BufferError::io("read", &path))?;
+            if let Found::Whole { record: Record::Sealed(sealed), .. } = record::read(&frame) {
+                return Ok(Some(sealed.segment));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.values().map(|facts| facts.bytes).sum()
+    }
+
+    fn bytes_in_current(&self) -> u64 {
+        self.files.get(&self.current).map_or(0, |facts| facts.bytes)
+    }
+
+    fn current_path(&self) -> PathBuf {
+        file_path(&self.dir, self.current)
+    }
+
+    fn cut_unfinished(&mut self) -> Result<(), BufferError> {
+        if self.tail == Tail::Unfinished {
+            self.file
+                .set_len(self.bytes_in_current())
+                .map_err(BufferError::io("truncate", &self.current_path()))?;
+            self.tail = Tail::Clean;
+        }
+        Ok(())
+    }
+}
+
+/// Moves files of the journal in `dir` to another folder, which is created.
+pub(super) fn move_files(dir: &Path, files: &[u64], to: &Path) -> Result<(), BufferError> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    durable::create_private_dir(to).map_err(BufferError::io("create", to))?;
+    for number in files {
+        let path = file_path(dir, *number);
+        fs::rename(&path, file_path(to, *number)).map_err(BufferError::io("move", &path))?;
+    }
+    durable::sync_dir(to).map_err(BufferError::io("sync", to))?;
+    durable::sync_dir(dir).map_err(BufferError::io("sync", dir))
+}
+
+fn create_file(
+    dir: &Path,
+    number: u64,
+    next_record: u64,
+    checkpoint: Checkpoint,
+) -> Result<(File, u64), BufferError> {
+    let path = file_path(dir, number);
+    let frame =
+        Record::Checkpoint(checkpoint).frame(next_record).ok_or(BufferError::TooLarge)?;
+    durable::replace_file(&path, &frame).map_err(BufferError::io("create", &path))?;
+    Ok((open_file(&path)?, frame.len() as u64))
+}
+
+fn open_file(path: &Path) -> Result<File, BufferError> {
+    OpenOptions::new().read(true).write(true).open(path).map_err(BufferError::io("open", path))
+}
+
+fn read_frame(path: &Path, at: u64) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut frame = vec![0; record::HEAD_BYTES];
+    file.read_exact_at(&mut frame, at)?;
+    frame.resize(record::HEAD_BYTES + record::body_bytes(&frame), 0);
+    file.read_exact_at(&mut frame, at)?;
+    Ok(frame)
+}

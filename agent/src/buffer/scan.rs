@@ -1,0 +1,206 @@
+//! Reads a journal as a crash, or worse, left it.
+//!
+//! Owns what the files say together: how far the stream is, where each segment stands, which parts
+//! are no records. Changes nothing on disk: what to do about damage is decided in `recovery`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bincode::{Decode, Encode};
+use tallystick_common::ids::{Hash, Seq};
+use tallystick_common::time::Timestamp;
+
+use super::record::{self, Found, Mark, Record, StateTrack};
+use super::{BufferError, Head, StoredSegment};
+
+/// What the chain needs to know of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Facts {
+    pub(super) seq: Seq,
+    pub(super) previous: Hash,
+    pub(super) hash: Hash,
+    pub(super) covered_through: Timestamp,
+}
+
+impl Facts {
+    /// The head of a stream that ends in this segment.
+    pub(super) fn head_after(&self) -> Head {
+        Head { next: self.seq.next(), hash: self.hash, covered_through: self.covered_through }
+    }
+}
+
+impl From<&StoredSegment> for Facts {
+    fn from(segment: &StoredSegment) -> Self {
+        let StoredSegment { seq, previous, hash, covered_through, .. } = *segment;
+        Self { seq, previous, hash, covered_through }
+    }
+}
+
+/// One file that could be read.
+#[derive(Debug, Default)]
+pub(super) struct ScannedFile {
+    /// Up to the end of the last whole record.
+    pub(super) whole_bytes: u64,
+    /// Length of the file.
+    pub(super) bytes: u64,
+    /// Stretches before that end that are no records.
+    pub(super) damaged: Vec<(u64, u64)>,
+    /// Where its segments stand, in the order of the file.
+    pub(super) places: Vec<(Seq, u64)>,
+}
+
+/// All files of a journal, taken together.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// Of the stream in force, by number.
+    pub(super) files: BTreeMap<u64, ScannedFile>,
+    /// Of streams that were ended, by number.
+    pub(super) ended: Vec<u64>,
+    /// `None` when no file has a readable checkpoint.
+    pub(super) mark: Option<Mark>,
+    pub(super) segments: BTreeMap<Seq, Facts>,
+    pub(super) state: StateTrack,
+    pub(super) next_record: u64,
+    /// The highest number of any file, readable or not.
+    pub(super) last_file: u64,
+}
+
+impl Scan {
+    /// Whether anything but the end of the last file is no record.
+    pub(super) fn is_damaged(&self) -> bool {
+        let last = self.files.keys().next_back();
+        self.files.iter().any(|(number, file)| {
+            !file.damaged.is_empty() || (Some(number) != last && file.whole_bytes != file.bytes)
+        }) || (!self.files.is_empty() && self.mark.is_none())
+    }
+
+    /// The torn end of the last file: its number, what is whole, what there is.
+    pub(super) fn torn_tail(&self) -> Option<(u64, u64, u64)> {
+        let (number, file) = self.files.last_key_value()?;
+        (file.whole_bytes != file.bytes).then_some((*number, file.whole_bytes, file.bytes))
+    }
+
+    fn note(&mut self, number: u64, at: u64, record: Record) {
+        match record {
+            Record::Checkpoint(checkpoint) => {
+                self.note_mark(number, checkpoint.mark);
+                if let Some(state) = &checkpoint.state {
+                    self.state.note(state);
+                }
+            }
+            Record::Sealed(sealed) => {
+                let facts = Facts::from(&sealed.segment);
+                self.segments.insert(facts.seq, facts);
+                self.files.entry(number).or_default().places.push((facts.seq, at));
+                self.raise_head(facts.head_after());
+                if let Some(state) = &sealed.state {
+                    self.state.note(state);
+                }
+            }
+            Record::Receipt(receipt) => {
+                if let Some(mark) = &mut self.mark {
+                    super::raise(&mut mark.receipt, receipt, |receipt| receipt.through);
+                }
+            }
+            Record::Offered(through) => {
+                if let Some(mark) = &mut self.mark {
+                    super::raise(&mut mark.offered, through, |through| *through);
+                }
+            }
+            Record::State(state) => self.state.note(&state),
+        }
+    }
+
+    /// A later generation ends what earlier files say.
+    fn note_mark(&mut self, number: u64, mark: Mark) {
+        match &mut self.mark {
+            Some(known) if known.life.generation >= mark.life.generation => {
+                if let Some(receipt) = mark.receipt {
+                    super::raise(&mut known.receipt, receipt, |receipt| receipt.through);
+                }
+                if let Some(offered) = mark.offered {
+                    super::raise(&mut known.offered, offered, |through| *through);
+                }
+                self.raise_head(mark.head);
+            }
+            _ => {
+                let current = self.files.split_off(&number);
+                self.ended.extend(std::mem::replace(&mut self.files, current).into_keys());
+                self.segments.clear();
+                self.mark = Some(mark);
+            }
+        }
+    }
+
+    fn raise_head(&mut self, head: Head) {
+        if let Some(mark) = self.mark.as_mut().filter(|mark| mark.head.next <= head.next) {
+            mark.head = head;
+        }
+    }
+}
+
+/// Reads every file of the journal in `dir`. A folder that is not there is an empty journal.
+pub(super) fn scan(dir: &Path) -> Result<Scan, BufferError> {
+    let mut scan = Scan::default();
+    for number in numbers(dir)? {
+        scan.last_file = number;
+        let path = file_path(dir, number);
+        let bytes = fs::read(&path).map_err(BufferError::io("read", &path))?;
+        scan.files.insert(number, ScannedFile { bytes: bytes.len() as u64, ..Default::default() });
+        scan_file(&mut scan, number, &bytes).map_err(|(kind, version)| BufferError::Newer {
+            path,
+            kind,
+            version,
+        })?;
+    }
+    Ok(scan)
+}
+
+fn scan_file(scan: &mut Scan, number: u64, bytes: &[u8]) -> Result<(), (u8, u8)> {
+    let (mut at, mut whole) = (0, 0);
+    let mut damaged = Vec::new();
+    while at < bytes.len() {
+        match record::read(&bytes[at..]) {
+            Found::Whole { record, number: record_number, bytes } => {
+                scan.note(number, at as u64, record);
+                scan.next_record = scan.next_record.max(record_number + 1);
+                at += bytes;
+                whole = at;
+            }
+            Found::Newer { kind, version } => return Err((kind, version)),
+            Found::Bad => match record::next_whole(&bytes[at..]) {
+                Some(skipped) => {
+                    damaged.push((at as u64, (at + skipped) as u64));
+                    at += skipped;
+                }
+                None => break,
+            },
+        }
+    }
+    let file = scan.files.entry(number).or_default();
+    file.whole_bytes = whole as u64;
+    file.damaged = damaged;
+    Ok(())
+}
+
+/// The files of a journal, by rising number.
+pub(super) fn numbers(dir: &Path) -> Result<Vec<u64>, BufferError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(BufferError::io("list", dir)(error)),
+    };
+    let mut numbers: Vec<u64> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Where file `number` of the journal in `dir` is.
+pub(super) fn file_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:08}.log"))
+}

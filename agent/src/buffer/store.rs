@@ -1,0 +1,250 @@
+//! sled: where segments are read from on their way out.
+//!
+//! Owns the keys and values in it. sled 0.34 can lose what it acknowledged, fail to open, or panic
+//! on damaged files, so nothing here is believed without its checksum, every call survives a panic,
+//! and the whole store can be rebuilt from the journal at any time.
+//!
+//! | key | value |
+//! |---|---|
+//! | `s` seq (8 bytes, big-endian) piece (2 bytes) | a segment |
+//! | `m` piece | how far the stream is |
+//! | `f` piece, `d` piece | open registers: the last full copy, and the last state |
+//!
+//! A value is cut into pieces of at most 4 KiB: sled keeps longer ones in files of their own, which
+//! it never syncs. The first piece begins with version (1 byte), length (4) and CRC-32 (4) of the whole.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bincode::{Decode, Encode};
+use sled::Batch;
+use tallystick_common::ids::Seq;
+
+use super::record::{self, Mark, StateAt, StateForm, StateTrack};
+use super::scan::Facts;
+use super::StoredSegment;
+use crate::durable;
+
+const PIECE_BYTES: usize = 4096;
+const VERSION: u8 = 1;
+const HEAD_BYTES: usize = 9;
+/// How long a sled closed a moment ago may take to let go of its files.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why sled did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error("sled: {0}")]
+    Sled(#[from] sled::Error),
+    #[error("sled panicked: {0}")]
+    Panicked(String),
+    #[error("the value at {key} is damaged")]
+    Damaged { key: String },
+    #[error("sync the store: {0}")]
+    Sync(std::io::Error),
+    #[error("the store is of another stream, or ahead of the journal in another way")]
+    Disagrees,
+}
+
+/// An open sled.
+#[derive(Debug)]
+pub(super) struct Store {
+    db: sled::Db,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens or creates the store at `path`.
+    pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        let deadline = Instant::now() + RELEASE_WITHIN;
+        loop {
+            let opened = guard(|| {
+                sled::Config::new()
+                    .path(path)
+                    .cache_capacity(cache_bytes)
+                    .mode(sled::Mode::LowSpace)
+                    .flush_every_ms(None)
+                    .open()
+                    .map_err(StoreError::from)
+            });
+            match opened {
+                Ok(db) => return Ok(Self { db, path: path.to_owned() }),
+                Err(error) if is_locked(&error) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How far the stream is by this store; `None` when it is empty.
+    pub(super) fn mark(&self) -> Result<Option<Mark>, StoreError> {
+        self.read(b"m")
+    }
+
+    /// The open registers by this store.
+    pub(super) fn state(&self) -> Result<StateTrack, StoreError> {
+        let mut track = StateTrack::default();
+        for key in [b"f", b"d"] {
+            if let Some(state) = self.read::<StateAt>(key)? {
+                track.note(&state);
+            }
+        }
+        Ok(track)
+    }
+
+    /// Adds a segment and what holds after it, in one.
+    pub(super) fn insert(
+        &self,
+        segment: &StoredSegment,
+        mark: &Mark,
+        state: Option<&StateAt>,
+    ) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        put(&mut batch, &segment_key(segment.seq), segment);
+        put_mark(&mut batch, mark, state);
+        self.apply(batch)
+    }
+
+    /// Notes how far the stream is.
+    pub(super) fn set_mark(&self, mark: &Mark, state: Option<&StateAt>) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        put_mark(&mut batch, mark, state);
+        self.apply(batch)
+    }
+
+    /// Empties the store for a new stream.
+    pub(super) fn begin(&self, mark: &Mark) -> Result<(), StoreError> {
+        guard(|| Ok(self.db.clear()?))?;
+        self.set_mark(mark, None)
+    }
+
+    /// Removes every segment up to and including `last`.
+    pub(super) fn remove_through(&self, last: Seq) -> Result<(), StoreError> {
+        let end = segment_key(last.next());
+        guard(|| {
+            for key in self.db.range(b"s".to_vec()..end).keys() {
+                self.db.remove(key?)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The segment at `seq`.
+    pub(super) fn segment(&self, seq: Seq) -> Result<Option<StoredSegment>, StoreError> {
+        let key = segment_key(seq);
+        match self.read::<StoredSegment>(&key)? {
+            Some(segment) if segment.seq != seq => Err(damaged(&key)),
+            segment => Ok(segment),
+        }
+    }
+
+    /// What the chain needs to know of the segment at `seq`.
+    pub(super) fn facts(&self, seq: Seq) -> Option<Facts> {
+        self.segment(seq).ok().flatten().map(|segment| Facts::from(&segment))
+    }
+
+    /// The first segment that is here.
+    pub(super) fn first_segment(&self) -> Result<Option<Seq>, StoreError> {
+        guard(|| {
+            let first = self.db.scan_prefix(b"s").keys().next().transpose()?;
+            Ok(first.and_then(|key| key.get(1..9)?.first_chunk().map(|seq| Seq(u64::from_be_bytes(*seq)))))
+        })
+    }
+
+    /// Writes everything out and syncs the files, which sled's own flush does not.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        guard(|| Ok(self.db.flush()?))?;
+        let sync = |name: &str| match File::open(self.path.join(name)) {
+            Ok(file) => file.sync_all(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        sync("db").and_then(|()| sync("blobs")).map_err(StoreError::Sync)?;
+        durable::sync_dir(&self.path).map_err(StoreError::Sync)
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        guard(|| Ok(self.db.apply_batch(batch)?))
+    }
+
+    fn read<T: Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        let Some(first) = self.piece(key, 0)? else { return Ok(None) };
+        let (length, crc) = value_head(&first).ok_or_else(|| damaged(key))?;
+        let mut value = first[HEAD_BYTES..].to_vec();
+        let mut piece = 0u16;
+        while value.len() < length {
+            piece = piece.checked_add(1).ok_or_else(|| damaged(key))?;
+            value.extend_from_slice(&self.piece(key, piece)?.ok_or_else(|| damaged(key))?);
+        }
+        if value.len() != length || crc32fast::hash(&value) != crc {
+            return Err(damaged(key));
+        }
+        record::take(&value).map(Some).ok_or_else(|| damaged(key))
+    }
+
+    fn piece(&self, key: &[u8], piece: u16) -> Result<Option<sled::IVec>, StoreError> {
+        guard(|| Ok(self.db.get(piece_key(key, piece))?))
+    }
+}
+
+fn put_mark(batch: &mut Batch, mark: &Mark, state: Option<&StateAt>) {
+    put(batch, b"m", mark);
+    match state {
+        Some(state @ StateAt { form: StateForm::Full(_), .. }) => {
+            put(batch, b"f", state);
+            batch.remove(piece_key(b"d", 0));
+        }
+        Some(state) => put(batch, b"d", state),
+        None => {}
+    }
+}
+
+fn put<T: Encode>(batch: &mut Batch, key: &[u8], body: &T) {
+    let mut value = vec![0; HEAD_BYTES];
+    record::put(body, &mut value);
+    let length = u32::try_from(value.len() - HEAD_BYTES).expect("a value is no longer than a record");
+    let crc = crc32fast::hash(&value[HEAD_BYTES..]);
+    value[0] = VERSION;
+    value[1..5].copy_from_slice(&length.to_be_bytes());
+    value[5..9].copy_from_slice(&crc.to_be_bytes());
+    for (piece, bytes) in (0u16..).zip(value.chunks(PIECE_BYTES)) {
+        batch.insert(piece_key(key, piece), bytes);
+    }
+}
+
+fn value_head(first: &[u8]) -> Option<(usize, u32)> {
+    let head: &[u8; HEAD_BYTES] = first.first_chunk()?;
+    let word = |at: usize| head[at..].first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+    let length = usize::try_from(word(1)?).ok()?;
+    (head[0] == VERSION).then_some((length, word(5)?))
+}
+
+fn segment_key(seq: Seq) -> Vec<u8> {
+    [b"s".as_slice(), &seq.0.to_be_bytes()].concat()
+}
+
+fn piece_key(key: &[u8], piece: u16) -> Vec<u8> {
+    [key, &piece.to_be_bytes()].concat()
+}
+
+fn damaged(key: &[u8]) -> StoreError {
+    StoreError::Damaged { key: data_encoding::HEXLOWER.encode(key) }
+}
+
+fn is_locked(error: &StoreError) -> bool {
+    matches!(error, StoreError::Sled(sled::Error::Io(io)) if io.to_string().contains("could not acquire lock"))
+}
+
+/// Runs what may panic inside sled.
+fn guard<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(StoreError::Panicked(text.unwrap_or_else(|| "for no stated reason".to_owned())))
+    })
+}

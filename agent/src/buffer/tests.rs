@@ -1,0 +1,1 @@
+//! Stories of a buffer with real files and a real sled.
