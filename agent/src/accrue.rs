@@ -238,6 +238,7 @@ impl Accrual {
         }
         if clock.boot != sample.boot {
             self.births.forget();
+            self.others.clear();
         }
         step
     }
@@ -351,7 +352,6 @@ impl Accrual {
                 Basis::FirstSeen { .. } => Basis::FirstSeen { raw: 0 },
             };
             self.insert(WorkloadName::host_other(), meter, source.identity.clone(), basis, start);
-            self.others.begin(meter);
         }
         self.registers.get_mut(&id)
     }
@@ -403,3 +403,5 @@ fn is_counter(source: &SourceReading) -> bool {
 mod model_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

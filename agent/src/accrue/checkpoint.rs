@@ -13,7 +13,7 @@ use tallystick_common::segment::{Basis, CloseReason};
 use tallystick_common::time::{Micros, Timestamp};
 
 use super::births::Births;
-use super::other::Others;
+use super::other::{Balance, Others};
 use super::register::Register;
 use super::step::Clock;
 use super::{Accrual, Resume, Settings};
@@ -27,7 +27,7 @@ pub struct Checkpoint {
     from: Option<Timestamp>,
     gaps: Vec<Gap>,
     births: Births,
-    deficits: Vec<(u16, u128)>,
+    balances: Vec<(u16, Balance)>,
     next: RegisterId,
     registers: Vec<Saved>,
     new_stream: bool,
@@ -71,7 +71,7 @@ impl Accrual {
             from: self.from,
             gaps: self.gaps.clone(),
             births: self.births.clone(),
-            deficits: self.others.deficits.iter().map(|(meter, owed)| (meter.code(), *owed)).collect(),
+            balances: self.others.balances.iter().map(|(meter, balance)| (meter.code(), *balance)).collect(),
             next: self.next,
             registers: self.registers.values().map(Saved::of).collect(),
             new_stream: self.resume == Resume::NewStream,
@@ -83,9 +83,9 @@ impl Accrual {
     /// # Errors
     /// When the checkpoint was written by a newer version.
     pub fn restore(settings: Settings, checkpoint: Checkpoint) -> Result<Self, RestoreError> {
-        let mut deficits = BTreeMap::new();
-        for (code, owed) in checkpoint.deficits {
-            deficits.insert(meter(code)?, owed);
+        let mut balances = BTreeMap::new();
+        for (code, balance) in checkpoint.balances {
+            balances.insert(meter(code)?, balance);
         }
         let registers = checkpoint
             .registers
@@ -111,7 +111,7 @@ impl Accrual {
             from: checkpoint.from,
             gaps: checkpoint.gaps,
             births: checkpoint.births,
-            others: Others { deficits },
+            others: Others { balances },
             next: checkpoint.next,
             refused: 0,
         })

@@ -1,1 +1,163 @@
+//! Arbitrary histories of a node against what it really used.
+//!
+//! Each segment is judged by the receiver's own rules ([`super::world::World::seal`]): links, odometers (I3) and
+//! tiling (I5) hold or the test fails there. What is billed is held against the truth here (I7).
 
+use proptest::prelude::*;
+use tallystick_common::meter::Meter;
+use tallystick_common::reading::Quality;
+
+use super::world::{SECOND, World};
+
+const PATHS: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Debug, Clone)]
+enum Op {
+    Burn(usize, u32),
+    BurnOutside(u32),
+    Memory(usize, u32),
+    Sample { after_ms: u64 },
+    Seal,
+    Kill { down_ms: u64 },
+    Reboot { off_ms: u64, later_ms: u64 },
+    Suspend { ms: u64 },
+    StepClock { ms: i64 },
+    Create(usize),
+    Remove(usize),
+    Fall(usize, u32),
+    FallHost(u32),
+    Readable(usize, bool),
+    Complete(bool),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let path = 0..PATHS.len();
+    prop_oneof![
+        6 => (path.clone(), any::<u32>()).prop_map(|(path, cpu)| Op::Burn(path, cpu)),
+        3 => any::<u32>().prop_map(Op::BurnOutside),
+        2 => (path.clone(), any::<u32>()).prop_map(|(path, memory)| Op::Memory(path, memory)),
+        6 => (9_990u64..10_010).prop_map(|after_ms| Op::Sample { after_ms }),
+        2 => (0u64..2_000_000).prop_map(|after_ms| Op::Sample { after_ms }),
+        4 => Just(Op::Seal),
+        1 => (0u64..5_000_000).prop_map(|down_ms| Op::Kill { down_ms }),
+        1 => (0u64..5_000_000, 0u64..100_000)
+            .prop_map(|(off_ms, later_ms)| Op::Reboot { off_ms, later_ms }),
+        1 => (0u64..5_000_000).prop_map(|ms| Op::Suspend { ms }),
+        2 => (-4_000_000i64..4_000_000).prop_map(|ms| Op::StepClock { ms }),
+        2 => path.clone().prop_map(Op::Create),
+        1 => path.clone().prop_map(Op::Remove),
+        1 => (path.clone(), any::<u32>()).prop_map(|(path, by)| Op::Fall(path, by)),
+        1 => any::<u32>().prop_map(Op::FallHost),
+        2 => (path, any::<bool>()).prop_map(|(path, readable)| Op::Readable(path, readable)),
+        1 => any::<bool>().prop_map(Op::Complete),
+    ]
+}
+
+fn apply(world: &mut World, op: &Op) {
+    match *op {
+        Op::Burn(path, cpu) => world.burn(PATHS[path], u128::from(cpu)),
+        Op::BurnOutside(cpu) => world.burn("outside", u128::from(cpu)),
+        Op::Memory(path, memory) => {
+            if let Some(cgroup) = world.cgroups.get_mut(PATHS[path]) {
+                cgroup.memory = u128::from(memory);
+            }
+        }
+        Op::Sample { after_ms } => {
+            world.pass(after_ms * 1_000);
+            world.sample();
+        }
+        Op::Seal => world.seal(),
+        // Without a checkpoint the agent would begin a second stream.
+        Op::Kill { down_ms } => {
+            world.seal();
+            world.sample();
+            world.restart(down_ms * 1_000);
+        }
+        Op::Reboot { off_ms, later_ms } => {
+            world.seal();
+            world.reboot(off_ms * 1_000, later_ms * 1_000);
+        }
+        Op::Suspend { ms } => world.suspend(ms * 1_000),
+        Op::StepClock { ms } => world.step_clock(ms * 1_000),
+        Op::Create(path) => world.create(PATHS[path]),
+        Op::Remove(path) => drop(world.cgroups.remove(PATHS[path])),
+        Op::Fall(path, by) => {
+            if let Some(cgroup) = world.cgroups.get_mut(PATHS[path]) {
+                cgroup.cpu = cgroup.cpu.saturating_sub(u128::from(by));
+            }
+        }
+        Op::FallHost(by) => world.host_cpu = world.host_cpu.saturating_sub(u128::from(by)),
+        Op::Readable(path, readable) => {
+            if let Some(cgroup) = world.cgroups.get_mut(PATHS[path]) {
+                cgroup.readable = readable;
+            }
+        }
+        Op::Complete(complete) => world.complete = complete,
+    }
+}
+
+/// Two more samples well past any clock step, so that everything that waits is billed.
+fn finish(world: &mut World) {
+    world.pass(20_000 * SECOND);
+    world.sample();
+    world.tick();
+    world.seal();
+}
+
+fn truth(world: &World, of: &str) -> u128 {
+    world.truth.get(of).copied().unwrap_or(0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_billed_that_was_not_used(ops in proptest::collection::vec(op(), 0..60)) {
+        let mut world = World::new();
+        ops.iter().for_each(|op| apply(&mut world, op));
+        finish(&mut world);
+        let mut divided = world.billed("host/other", Meter::CPU_TIME);
+        for path in PATHS {
+            let billed = world.billed(&format!("cgroup/{path}"), Meter::CPU_TIME);
+            prop_assert!(billed <= truth(&world, path), "{path}: {billed}");
+            divided += billed;
+        }
+        prop_assert!(world.billed("host", Meter::CPU_TIME) <= truth(&world, "host"));
+        prop_assert!(divided <= truth(&world, "host"), "workloads and the rest: {divided}");
+        for (name, run, interval) in &world.received {
+            if run.meter == Meter::MEMORY_USAGE && name.starts_with("cgroup/") {
+                let most = u128::from(u32::MAX) * u128::from(interval.measured.0) / 1_000_000 + 1;
+                prop_assert!(interval.quantity <= most, "{name}: {interval:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_quiet_life_is_billed_to_the_last_unit(
+        steps in proptest::collection::vec((0u32..1_000_000, 0u32..1_000_000, 0u8..8), 1..200),
+    ) {
+        let mut world = World::new();
+        world.create("a");
+        for (cpu, outside, then) in steps {
+            world.burn("a", u128::from(cpu));
+            world.burn("outside", u128::from(outside));
+            world.tick();
+            match then {
+                0 => world.seal(),
+                1 => {
+                    world.seal();
+                    world.restart(SECOND);
+                }
+                _ => {}
+            }
+        }
+        world.tick();
+        world.seal();
+        let (host, a) = (truth(&world, "host"), truth(&world, "a"));
+        prop_assert_eq!(world.billed("host", Meter::CPU_TIME), host);
+        prop_assert_eq!(world.billed("cgroup/a", Meter::CPU_TIME), a);
+        prop_assert_eq!(world.billed("host/other", Meter::CPU_TIME), host - a);
+        let known = |quality| !matches!(quality, Quality::Unmeasured(_));
+        prop_assert!(world.of("cgroup/a", Meter::CPU_TIME).all(|interval| known(interval.quality)));
+    }
+}
