@@ -37,8 +37,8 @@ mod other;
 mod register;
 mod step;
 
-pub use checkpoint::{Checkpoint, RestoreError};
 use births::Births;
+pub use checkpoint::{Checkpoint, RestoreError};
 use other::Others;
 use register::Register;
 use step::{Clock, Step};
@@ -177,15 +177,22 @@ impl Accrual {
     /// # Errors
     /// Never for registers kept by this module; the error says which rule of a block broke.
     pub fn seal(&mut self) -> Result<Option<Draft>, RunError> {
-        let (Some(from), Some(clock)) = (self.from, self.clock.clone()) else { return Ok(None) };
+        let (Some(from), Some(clock)) = (self.from, self.clock.clone()) else {
+            return Ok(None);
+        };
         if clock.at <= from {
             return Ok(None);
         }
-        for register in self.registers.values_mut().filter(|register| register.closed.is_none()) {
+        for register in self
+            .registers
+            .values_mut()
+            .filter(|register| register.closed.is_none())
+        {
             register.settle(clock.at);
         }
         let blocks = draft::blocks(&self.registers, &self.settings.labels)?;
-        self.registers.retain(|_, register| register.closed.is_none());
+        self.registers
+            .retain(|_, register| register.closed.is_none());
         self.registers.values_mut().for_each(Register::begin_run);
         self.from = Some(clock.at);
         Ok(Some(Draft {
@@ -257,7 +264,10 @@ impl Accrual {
             .filter_map(|(key, id)| {
                 let register = &self.registers[id];
                 let now = present.get(&(&key.0, key.1)).copied();
-                Some((key.clone(), self.end_of_source(&register.identity, now, sample.boot)?))
+                Some((
+                    key.clone(),
+                    self.end_of_source(&register.identity, now, sample.boot)?,
+                ))
             })
             .collect();
         for (key, reason) in gone {
@@ -265,7 +275,12 @@ impl Accrual {
         }
     }
 
-    fn end_of_source(&self, was: &Identity, now: Option<&Identity>, boot: BootId) -> Option<CloseReason> {
+    fn end_of_source(
+        &self,
+        was: &Identity,
+        now: Option<&Identity>,
+        boot: BootId,
+    ) -> Option<CloseReason> {
         match now {
             Some(now) if now == was => None,
             _ if was.boot != boot => Some(CloseReason::Reboot),
@@ -279,7 +294,9 @@ impl Accrual {
 
     /// Closes a register, and with a host's the `host/other` that is computed from it.
     fn close(&mut self, key: &(WorkloadName, Meter), reason: CloseReason, step: &Step) {
-        let Some(id) = self.active.remove(key) else { return };
+        let Some(id) = self.active.remove(key) else {
+            return;
+        };
         if let Some(register) = self.registers.get_mut(&id) {
             register.close(reason, step.from);
         }
@@ -298,7 +315,9 @@ impl Accrual {
             }
             Some(id) => *id,
             None if self.births.proves(&source.identity, step) && is_counter(source) => {
-                let Some(id) = self.open_born(key, source, step) else { return };
+                let Some(id) = self.open_born(key, source, step) else {
+                    return;
+                };
                 id
             }
             None => return self.open_seen(key, source, step),
@@ -312,7 +331,9 @@ impl Accrual {
 
     /// At the raw value first seen. An unreadable source opens when it is first read.
     fn open_seen(&mut self, key: (WorkloadName, Meter), source: &SourceReading, step: &Step) {
-        let (Raw::Counter(raw) | Raw::Level(raw)) = source.raw else { return };
+        let (Raw::Counter(raw) | Raw::Level(raw)) = source.raw else {
+            return;
+        };
         if let Some(register) = self.open(key, source, Basis::FirstSeen { raw }, step.to) {
             register.baseline(&source.raw);
         }
@@ -351,7 +372,13 @@ impl Accrual {
                 Basis::Birth => Basis::Birth,
                 Basis::FirstSeen { .. } => Basis::FirstSeen { raw: 0 },
             };
-            self.insert(WorkloadName::host_other(), meter, source.identity.clone(), basis, start);
+            self.insert(
+                WorkloadName::host_other(),
+                meter,
+                source.identity.clone(),
+                basis,
+                start,
+            );
         }
         self.registers.get_mut(&id)
     }
@@ -367,15 +394,25 @@ impl Accrual {
         let id = self.next;
         self.next = RegisterId(id.0.saturating_add(1));
         self.active.insert((workload.clone(), meter), id);
-        self.registers.insert(id, Register::open(id, workload, meter, identity, basis, start));
+        self.registers.insert(
+            id,
+            Register::open(id, workload, meter, identity, basis, start),
+        );
         id
     }
 
     fn observe_others(&mut self, inflow: &other::Inflow, step: &Step) {
-        for meter in Meter::ALL.iter().copied().filter(|meter| meter.is_additive()) {
+        for meter in Meter::ALL
+            .iter()
+            .copied()
+            .filter(|meter| meter.is_additive())
+        {
             let worth = self.others.share(meter, inflow);
             let key = (WorkloadName::host_other(), meter);
-            let register = self.active.get(&key).and_then(|id| self.registers.get_mut(id));
+            let register = self
+                .active
+                .get(&key)
+                .and_then(|id| self.registers.get_mut(id));
             if let (Some(worth), Some(register)) = (worth, register) {
                 register.take(worth, step);
             }

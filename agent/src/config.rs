@@ -105,7 +105,9 @@ impl Default for Config {
 
 impl Default for BufferLimits {
     fn default() -> Self {
-        Self { limit_bytes: 1 << 30 }
+        Self {
+            limit_bytes: 1 << 30,
+        }
     }
 }
 

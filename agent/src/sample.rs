@@ -50,7 +50,10 @@ pub struct Roots {
 
 impl Default for Roots {
     fn default() -> Self {
-        Self { proc: PathBuf::from("/proc"), sys: PathBuf::from("/sys") }
+        Self {
+            proc: PathBuf::from("/proc"),
+            sys: PathBuf::from("/sys"),
+        }
     }
 }
 
@@ -96,25 +99,30 @@ impl Sampler {
     /// # Errors
     /// When the boot id cannot be read, or the configuration has a bad glob.
     pub fn new(config: &Config) -> Result<Self, SampleError> {
-        Self::with_roots(config, Roots::default())
+        Self::with_roots(config, &Roots::default())
     }
 
     /// Of the machine that these folders show (memory, file systems and clocks are always this one's).
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with_roots(config: &Config, roots: Roots) -> Result<Self, SampleError> {
+    pub fn with_roots(config: &Config, roots: &Roots) -> Result<Self, SampleError> {
         let boot = clock::boot_id(&roots.proc)?;
         // Without mountinfo there are no cgroups to be found, as on a system that has none.
-        let mountinfo = std::fs::read_to_string(roots.proc.join("self/mountinfo")).unwrap_or_default();
-        let mut devices = devices::Devices::new(&roots);
+        let mountinfo =
+            std::fs::read_to_string(roots.proc.join("self/mountinfo")).unwrap_or_default();
+        let mut devices = devices::Devices::new(roots);
         devices.refresh();
         let hierarchies = mounts::hierarchies(&mountinfo);
         Ok(Self {
             boot,
-            host: host::Host::new(&roots, &hierarchies, devices.counted()),
-            cgroups: cgroup::Cgroups::new(hierarchies, config.cgroups.compile()?, devices.counted()),
-            interfaces: interface::Interfaces::new(&roots, config.interfaces.compile()?),
+            host: host::Host::new(roots, &hierarchies, devices.counted()),
+            cgroups: cgroup::Cgroups::new(
+                hierarchies,
+                config.cgroups.compile()?,
+                devices.counted(),
+            ),
+            interfaces: interface::Interfaces::new(roots, config.interfaces.compile()?),
             filesystems: filesystem::Filesystems::new(config.filesystems.compile()?),
             devices,
             buffer: Vec::new(),
@@ -124,15 +132,33 @@ impl Sampler {
     /// Reads everything now. What cannot be read says so in its place.
     pub fn sample(&mut self) -> Sample {
         let moment = clock::moment();
-        let mut out = Gathering { boot: self.boot, moment, sources: Vec::new(), notes: Vec::new() };
+        let mut out = Gathering {
+            boot: self.boot,
+            moment,
+            sources: Vec::new(),
+            notes: Vec::new(),
+        };
         self.devices.refresh();
         // Cgroups before the host: what is used in between is then the host's, not a deficit.
-        let walks = self.cgroups.sample(self.devices.counted(), &mut self.buffer, &mut out);
+        let walks = self
+            .cgroups
+            .sample(self.devices.counted(), &mut self.buffer, &mut out);
         self.host.sample(&self.devices, &mut self.buffer, &mut out);
         self.interfaces.sample(&mut self.buffer, &mut out);
         self.filesystems.sample(&mut out);
-        let Gathering { boot, moment, sources, notes } = out;
-        Sample { boot, moment, sources, walks, notes }
+        let Gathering {
+            boot,
+            moment,
+            sources,
+            notes,
+        } = out;
+        Sample {
+            boot,
+            moment,
+            sources,
+            walks,
+            notes,
+        }
     }
 }
 
@@ -147,7 +173,11 @@ struct Gathering {
 
 impl Gathering {
     fn identity(&self, domain: &str, incarnation: u64) -> Identity {
-        Identity { boot: self.boot, domain: domain.to_owned(), incarnation }
+        Identity {
+            boot: self.boot,
+            domain: domain.to_owned(),
+            incarnation,
+        }
     }
 
     fn push(
@@ -158,7 +188,12 @@ impl Gathering {
         raw: Raw,
     ) {
         let (workload, identity) = (workload.clone(), identity.clone());
-        self.sources.push(SourceReading { workload, meter, identity, raw });
+        self.sources.push(SourceReading {
+            workload,
+            meter,
+            identity,
+            raw,
+        });
     }
 
     /// The four disk meters.

@@ -32,9 +32,13 @@ impl Births {
     /// Remembers what a sample listed.
     pub(super) fn note(&mut self, walks: &[Walk], boot: BootId, at: Timestamp) {
         for walk in walks.iter().filter(|walk| walk.complete) {
-            let before = self.highest.get(&walk.domain).map_or(0, |known| known.number);
+            let before = self
+                .highest
+                .get(&walk.domain)
+                .map_or(0, |known| known.number);
             let number = before.max(walk.highest);
-            self.highest.insert(walk.domain.clone(), Highest { boot, number, at });
+            self.highest
+                .insert(walk.domain.clone(), Highest { boot, number, at });
         }
     }
 
@@ -46,10 +50,9 @@ impl Births {
     /// Whether this source was born after the last sample.
     pub(super) fn proves(&self, identity: &Identity, step: &Step) -> bool {
         step.booted
-            || self
-                .highest
-                .get(&identity.domain)
-                .is_some_and(|known| known.boot == identity.boot && identity.incarnation > known.number)
+            || self.highest.get(&identity.domain).is_some_and(|known| {
+                known.boot == identity.boot && identity.incarnation > known.number
+            })
     }
 
     /// Why it is not known when in the step it was born: listings before were incomplete, so that

@@ -37,13 +37,17 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
     /// A meter that this version does not have.
-    #[error("the checkpoint has a register of unknown meter {0}: it was written by a newer agent, run that one")]
+    #[error(
+        "the checkpoint has a register of unknown meter {0}: it was written by a newer agent, run that one"
+    )]
     Meter(u16),
     /// A workload name outside the grammar.
     #[error("the checkpoint names a workload: {0}")]
     Workload(#[from] IdError),
     /// A code for how a register opened or closed that this version does not have.
-    #[error("the checkpoint has an unknown code in the life of register {0}: it was written by a newer agent, run that one")]
+    #[error(
+        "the checkpoint has an unknown code in the life of register {0}: it was written by a newer agent, run that one"
+    )]
     Life(RegisterId),
 }
 
@@ -71,7 +75,12 @@ impl Accrual {
             from: self.from,
             gaps: self.gaps.clone(),
             births: self.births.clone(),
-            balances: self.others.balances.iter().map(|(meter, balance)| (meter.code(), *balance)).collect(),
+            balances: self
+                .others
+                .balances
+                .iter()
+                .map(|(meter, balance)| (meter.code(), *balance))
+                .collect(),
             next: self.next,
             registers: self.registers.values().map(Saved::of).collect(),
             new_stream: self.resume == Resume::NewStream,
@@ -203,7 +212,9 @@ impl Saved {
             end: self.end,
             closing: reason(self.closing)?,
             closed: reason(self.closed)?,
-            opened: self.opened.map(|raw| raw.map_or(Basis::Birth, |raw| Basis::FirstSeen { raw })),
+            opened: self
+                .opened
+                .map(|raw| raw.map_or(Basis::Birth, |raw| Basis::FirstSeen { raw })),
             start: self.start,
             opening: self.opening,
             intervals: intervals(self.start, self.intervals),
@@ -227,15 +238,31 @@ impl SavedInterval {
 fn intervals(mut start: Timestamp, saved: Vec<SavedInterval>) -> Vec<Interval> {
     saved
         .into_iter()
-        .map(|SavedInterval { end, quantity, quality, measured }| {
-            let start = std::mem::replace(&mut start, end);
-            Interval { start, end, quantity, quality, measured }
-        })
+        .map(
+            |SavedInterval {
+                 end,
+                 quantity,
+                 quality,
+                 measured,
+             }| {
+                let start = std::mem::replace(&mut start, end);
+                Interval {
+                    start,
+                    end,
+                    quantity,
+                    quality,
+                    measured,
+                }
+            },
+        )
         .collect()
 }
 
 fn reason_code(reason: CloseReason) -> Option<u8> {
-    REASONS.iter().position(|known| *known == reason).and_then(|place| u8::try_from(place).ok())
+    REASONS
+        .iter()
+        .position(|known| *known == reason)
+        .and_then(|place| u8::try_from(place).ok())
 }
 
 fn meter(code: u16) -> Result<Meter, RestoreError> {

@@ -204,7 +204,12 @@ impl Register {
     }
 
     fn has_pending(&self) -> bool {
-        self.pending >= if self.meter.kind() == Kind::Integral { INTEGRAL_UNIT } else { 1 }
+        self.pending
+            >= if self.meter.kind() == Kind::Integral {
+                INTEGRAL_UNIT
+            } else {
+                1
+            }
     }
 
     /// One interval of everything that waits, up to `to`; cut at quarter-hours if it is exact.
@@ -212,19 +217,35 @@ impl Register {
         if to <= self.end {
             return;
         }
-        let quality = self.doubt.take().map_or(Quality::Exact, Quality::Interpolated);
+        let quality = self
+            .doubt
+            .take()
+            .map_or(Quality::Exact, Quality::Interpolated);
         let (from, waiting) = (self.end, std::mem::take(&mut self.waiting));
         let mut done = Part::default();
         while self.end < to {
-            let cut = self.end.floor_to(QUARTER_HOUR_US).saturating_add(Micros(QUARTER_HOUR_US));
-            let end = if quality == Quality::Exact { cut.min(to) } else { to };
+            let cut = self
+                .end
+                .floor_to(QUARTER_HOUR_US)
+                .saturating_add(Micros(QUARTER_HOUR_US));
+            let end = if quality == Quality::Exact {
+                cut.min(to)
+            } else {
+                to
+            };
             let part = self.part_until(from, to, end, waiting);
             let quantity = match self.meter.kind() {
                 Kind::Peak => self.pending,
                 _ => part.quantity - done.quantity,
             };
             let measured = Micros(part.measured - done.measured);
-            self.push(Interval { start: self.end, end, quantity, quality, measured });
+            self.push(Interval {
+                start: self.end,
+                end,
+                quantity,
+                quality,
+                measured,
+            });
             done = part;
         }
         self.pending = match self.meter.kind() {
@@ -234,7 +255,13 @@ impl Register {
     }
 
     /// What of the pending quantity and time falls into `[from, until)`, in whole units.
-    fn part_until(&self, from: Timestamp, to: Timestamp, until: Timestamp, waiting: Micros) -> Part {
+    fn part_until(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        until: Timestamp,
+        waiting: Micros,
+    ) -> Part {
         let quantity = share_until(self.pending, from, to, until);
         let measured = share_until(u128::from(waiting.0), from, to, until);
         Part {
@@ -249,7 +276,13 @@ impl Register {
     fn unmeasured(&mut self, to: Timestamp, cause: Cause) {
         if to > self.end {
             let quality = Quality::Unmeasured(cause);
-            self.push(Interval { start: self.end, end: to, quantity: 0, quality, measured: Micros(0) });
+            self.push(Interval {
+                start: self.end,
+                end: to,
+                quantity: 0,
+                quality,
+                measured: Micros(0),
+            });
         }
     }
 

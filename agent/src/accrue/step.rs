@@ -77,7 +77,10 @@ impl Step {
     /// Over time in which no register was open.
     pub(super) fn gap(clock: &Clock, sample: &Sample, cause: Cause) -> Self {
         let to = sample.moment.wall.max(clock.at);
-        Self { gap: gap(clock.at, to, cause), ..Self::first(to) }
+        Self {
+            gap: gap(clock.at, to, cause),
+            ..Self::first(to)
+        }
     }
 
     /// Over time in which the agent did not run but the node did.
@@ -99,7 +102,11 @@ impl Step {
     pub(super) fn rebooted(clock: &Clock, sample: &Sample) -> Self {
         let to = sample.moment.wall.max(clock.at);
         let booted = sample.booted_at() >= clock.at;
-        let from = if booted { sample.booted_at().min(to) } else { to };
+        let from = if booted {
+            sample.booted_at().min(to)
+        } else {
+            to
+        };
         Self {
             from,
             to,
@@ -118,7 +125,8 @@ impl Step {
         let elapsed = since(sample.moment.monotonic, clock.monotonic);
         let passed = since(sample.moment.boottime, clock.boottime);
         let suspended = Some(since(passed, elapsed)).filter(|time| time.0 > SUSPEND_TOLERANCE_US);
-        let stepped = to.since(clock.at).0.abs_diff(passed.0) > STEP_TOLERANCE_US + passed.0 / 1_000;
+        let stepped =
+            to.since(clock.at).0.abs_diff(passed.0) > STEP_TOLERANCE_US + passed.0 / 1_000;
         let starved = elapsed.0 > period.0.saturating_mul(EXACT_PERIODS);
         let lost = elapsed.0 > period.0.saturating_mul(HELD_PERIODS);
         let doubt = match (suspended, stepped, starved) {

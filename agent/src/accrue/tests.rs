@@ -21,9 +21,16 @@ fn a_first_seen_source_owes_nothing_for_its_past() {
     world.tick();
     world.seal();
     assert_eq!(world.billed("host", CPU), 70);
-    let opened = world.runs.iter().find(|(name, run)| name == "host" && run.meter == CPU).unwrap();
+    let opened = world
+        .runs
+        .iter()
+        .find(|(name, run)| name == "host" && run.meter == CPU)
+        .unwrap();
     assert_eq!(opened.1.opened, Some(Basis::FirstSeen { raw: 5_000_000 }));
-    assert_eq!(world.of("host", CPU).next().unwrap().quality, Quality::Exact);
+    assert_eq!(
+        world.of("host", CPU).next().unwrap().quality,
+        Quality::Exact
+    );
 }
 
 #[test]
@@ -33,7 +40,11 @@ fn a_cgroup_born_between_samples_is_billed_from_its_birth() {
     world.tick();
     world.seal();
     assert_eq!(world.billed("cgroup/a", CPU), 123);
-    let (_, run) = world.runs.iter().find(|(name, _)| name == "cgroup/a").unwrap();
+    let (_, run) = world
+        .runs
+        .iter()
+        .find(|(name, _)| name == "cgroup/a")
+        .unwrap();
     assert_eq!(run.opened, Some(Basis::Birth));
     assert_eq!(world.billed("host/other", CPU), 0);
 }
@@ -49,7 +60,11 @@ fn a_cgroup_that_may_be_older_opens_at_the_raw_value_seen() {
     world.tick();
     world.seal();
     assert_eq!(world.billed("cgroup/a", CPU), 11);
-    assert_eq!(world.billed("host/other", CPU), 1_000, "what it used before stays where it was");
+    assert_eq!(
+        world.billed("host/other", CPU),
+        1_000,
+        "what it used before stays where it was"
+    );
 }
 
 #[test]
@@ -63,7 +78,10 @@ fn births_after_incomplete_listings_are_billed_but_not_as_exact() {
     world.seal();
     assert_eq!(world.billed("cgroup/a", CPU), 9);
     let first = world.of("cgroup/a", CPU).next().unwrap();
-    assert_eq!(first.quality, Quality::Interpolated(Cause::SourceUnreadable));
+    assert_eq!(
+        first.quality,
+        Quality::Interpolated(Cause::SourceUnreadable)
+    );
 }
 
 #[test]
@@ -100,9 +118,23 @@ fn a_reboot_closes_all_and_what_was_used_since_boot_is_billed() {
     assert_eq!(world.billed("cgroup/a", CPU), 510);
     assert_eq!(world.billed("host", CPU), 510);
     let (from, to) = (at(NOON + PERIOD), at(NOON + PERIOD + 100 * SECOND));
-    assert_eq!(world.gaps, [Gap { from, to, cause: Cause::NodeDown }]);
-    let closed = world.runs.iter().filter(|(_, run)| run.closed == Some(CloseReason::Reboot)).count();
-    assert_eq!(closed, 8, "cpu, memory and peak of host and cgroup, and what host/other derives");
+    assert_eq!(
+        world.gaps,
+        [Gap {
+            from,
+            to,
+            cause: Cause::NodeDown
+        }]
+    );
+    let closed = world
+        .runs
+        .iter()
+        .filter(|(_, run)| run.closed == Some(CloseReason::Reboot))
+        .count();
+    assert_eq!(
+        closed, 8,
+        "cpu, memory and peak of host and cgroup, and what host/other derives"
+    );
 }
 
 #[test]
@@ -143,7 +175,12 @@ fn a_counter_below_half_its_mark_has_begun_anew() {
     world.tick();
     world.seal();
     assert_eq!(world.billed("cgroup/a", CPU), 105);
-    assert!(world.runs.iter().any(|(_, run)| run.closed == Some(CloseReason::Reset)));
+    assert!(
+        world
+            .runs
+            .iter()
+            .any(|(_, run)| run.closed == Some(CloseReason::Reset))
+    );
     let reopened = Some(Basis::FirstSeen { raw: 49 });
     assert!(world.runs.iter().any(|(_, run)| run.opened == reopened));
 }
@@ -158,7 +195,10 @@ fn a_cgroup_made_again_under_its_name_is_another_register() {
     world.tick();
     world.seal();
     assert_eq!(world.billed("cgroup/a", CPU), 300);
-    let registers = world.runs.iter().filter(|(name, run)| name == "cgroup/a" && run.meter == CPU);
+    let registers = world
+        .runs
+        .iter()
+        .filter(|(name, run)| name == "cgroup/a" && run.meter == CPU);
     assert_eq!(registers.count(), 2);
 }
 
@@ -171,14 +211,21 @@ fn a_source_that_cannot_be_read_is_unmeasured_and_caught_up_as_interpolated() {
     world.tick();
     world.seal();
     assert_eq!(world.billed("cgroup/a", CPU), 0);
-    assert_eq!(world.billed("host/other", CPU), 0, "it may be the workload's");
+    assert_eq!(
+        world.billed("host/other", CPU),
+        0,
+        "it may be the workload's"
+    );
     let last = world.of("cgroup/a", CPU).last().unwrap();
     assert_eq!(last.quality, Quality::Unmeasured(Cause::SourceUnreadable));
     world.cgroups.get_mut("a").unwrap().readable = true;
     world.tick();
     world.seal();
     let last = world.of("cgroup/a", CPU).last().unwrap();
-    assert_eq!((last.quantity, last.quality), (30, Quality::Interpolated(Cause::SourceUnreadable)));
+    assert_eq!(
+        (last.quantity, last.quality),
+        (30, Quality::Interpolated(Cause::SourceUnreadable))
+    );
     assert_eq!(last.measured.0, 2 * PERIOD, "it was counted all the while");
     assert_eq!(world.billed("host/other", CPU), 0);
 }
@@ -197,7 +244,10 @@ fn a_level_counts_from_its_sample_to_the_next() {
     world.seal();
     let whole = (1u128 << 20) * 10 * 1_000_000 + 1_000 * 333_333 + 3 * 333_333;
     assert_eq!(world.billed("cgroup/a", MEMORY), whole / 1_000_000);
-    let peak = world.of("cgroup/a", Meter::MEMORY_PEAK).map(|i| i.quantity).max();
+    let peak = world
+        .of("cgroup/a", Meter::MEMORY_PEAK)
+        .map(|i| i.quantity)
+        .max();
     assert_eq!(peak, Some(1 << 20));
 }
 
@@ -227,7 +277,10 @@ fn exact_intervals_are_cut_at_quarter_hours_and_merged_within() {
     world.seal();
     let parts: Vec<_> = world.of("cgroup/a", CPU).skip(1).collect();
     let quarter = at(NOON + 900 * SECOND);
-    assert_eq!((parts.len(), parts[0].end, parts[1].start), (2, quarter, quarter));
+    assert_eq!(
+        (parts.len(), parts[0].end, parts[1].start),
+        (2, quarter, quarter)
+    );
     assert_eq!((parts[0].quantity, parts[1].quantity), (290, 110));
     assert!(parts.iter().all(|part| part.quality == Quality::Exact));
     assert_eq!(parts[0].measured.0 + parts[1].measured.0, 4 * PERIOD);
@@ -249,8 +302,14 @@ fn agent_time_stands_still_while_the_wall_clock_is_behind() {
     world.tick();
     world.seal();
     let last = world.of("cgroup/a", CPU).last().unwrap();
-    assert_eq!((last.quantity, last.quality), (21, Quality::Interpolated(Cause::ClockStep)));
-    assert_eq!((last.start, last.end), (at(NOON + PERIOD), at(NOON + PERIOD + 5 * SECOND)));
+    assert_eq!(
+        (last.quantity, last.quality),
+        (21, Quality::Interpolated(Cause::ClockStep))
+    );
+    assert_eq!(
+        (last.start, last.end),
+        (at(NOON + PERIOD), at(NOON + PERIOD + 5 * SECOND))
+    );
     assert_eq!(last.measured.0, 3 * PERIOD);
     assert_eq!(world.billed("cgroup/a", MEMORY), (1 << 20) * 30);
 }
@@ -269,7 +328,12 @@ fn a_source_that_vanishes_while_time_stands_still_is_still_billed() {
     world.tick();
     world.seal();
     assert_eq!(world.billed("cgroup/a", CPU), 7);
-    assert!(world.runs.iter().any(|(name, run)| name == "cgroup/a" && run.closed.is_some()));
+    assert!(
+        world
+            .runs
+            .iter()
+            .any(|(name, run)| name == "cgroup/a" && run.closed.is_some())
+    );
 }
 
 #[test]
@@ -311,7 +375,10 @@ fn starved_sampling_is_not_exact() {
     world.sample();
     world.seal();
     let last = world.of("cgroup/a", MEMORY).last().unwrap();
-    assert_eq!((last.quantity, last.quality), (300, Quality::Interpolated(Cause::AgentDown)));
+    assert_eq!(
+        (last.quantity, last.quality),
+        (300, Quality::Interpolated(Cause::AgentDown))
+    );
     world.pass(11 * PERIOD);
     world.sample();
     world.seal();
@@ -360,11 +427,23 @@ fn another_configuration_deselects() {
     world.seal();
     let config = tallystick_common::ids::Hash([1; 32]);
     let checkpoint = world.accrual.checkpoint();
-    world.accrual = Accrual::restore(Settings { config, ..settings() }, checkpoint).unwrap();
+    world.accrual = Accrual::restore(
+        Settings {
+            config,
+            ..settings()
+        },
+        checkpoint,
+    )
+    .unwrap();
     world.cgroups.clear();
     world.tick();
     world.seal();
-    assert!(world.runs.iter().any(|(_, run)| run.closed == Some(CloseReason::Deselected)));
+    assert!(
+        world
+            .runs
+            .iter()
+            .any(|(_, run)| run.closed == Some(CloseReason::Deselected))
+    );
 }
 
 #[test]
@@ -382,14 +461,24 @@ fn a_new_stream_opens_at_what_is_there_and_names_the_gap() {
     world.seal();
     assert_eq!(world.billed("host", CPU), 3);
     let (from, to) = (at(NOON + PERIOD), at(NOON + 3 * PERIOD));
-    assert_eq!(world.gaps, [Gap { from, to, cause: Cause::NewStream }]);
+    assert_eq!(
+        world.gaps,
+        [Gap {
+            from,
+            to,
+            cause: Cause::NewStream
+        }]
+    );
     assert_eq!(world.runs[0].1.register.0, 0);
 }
 
 #[test]
 fn the_register_limit_leaves_usage_with_the_rest_of_the_host() {
     let mut world = World::new();
-    world.accrual = Accrual::new(Settings { register_limit: 6, ..settings() });
+    world.accrual = Accrual::new(Settings {
+        register_limit: 6,
+        ..settings()
+    });
     world.create("a");
     world.create("b");
     world.sample();

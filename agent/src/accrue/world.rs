@@ -91,7 +91,12 @@ impl World {
     pub(super) fn create(&mut self, path: &str) {
         let id = self.next_id;
         self.next_id += 3;
-        let cgroup = Cgroup { id, cpu: 0, memory: 1 << 20, readable: true };
+        let cgroup = Cgroup {
+            id,
+            cpu: 0,
+            memory: 1 << 20,
+            readable: true,
+        };
         self.cgroups.insert(path.to_owned(), cgroup);
     }
 
@@ -135,7 +140,11 @@ impl World {
     pub(super) fn read(&self) -> Sample {
         let boot = BootId([self.boot; 16]);
         let mut sources = Vec::new();
-        let identity = |domain: &str, incarnation| Identity { boot, domain: domain.to_owned(), incarnation };
+        let identity = |domain: &str, incarnation| Identity {
+            boot,
+            domain: domain.to_owned(),
+            incarnation,
+        };
         let mut push = |name: &str, identity: &Identity, cpu: Raw, memory: Raw| {
             let workload = WorkloadName::new(name).unwrap();
             for (meter, raw) in [
@@ -144,18 +153,46 @@ impl World {
                 (Meter::MEMORY_PEAK, memory),
             ] {
                 let (workload, identity) = (workload.clone(), identity.clone());
-                sources.push(SourceReading { workload, meter, identity, raw });
+                sources.push(SourceReading {
+                    workload,
+                    meter,
+                    identity,
+                    raw,
+                });
             }
         };
         for (path, cgroup) in &self.cgroups {
             let unread = || Raw::Unreadable("as told".to_owned());
-            let cpu = if cgroup.readable { Raw::Counter(cgroup.cpu) } else { unread() };
-            let memory = if cgroup.readable { Raw::Level(cgroup.memory) } else { unread() };
-            push(&format!("cgroup/{path}"), &identity(DOMAIN, cgroup.id), cpu, memory);
+            let cpu = if cgroup.readable {
+                Raw::Counter(cgroup.cpu)
+            } else {
+                unread()
+            };
+            let memory = if cgroup.readable {
+                Raw::Level(cgroup.memory)
+            } else {
+                unread()
+            };
+            push(
+                &format!("cgroup/{path}"),
+                &identity(DOMAIN, cgroup.id),
+                cpu,
+                memory,
+            );
         }
         let host = identity("host", 0);
-        push("host", &host, Raw::Counter(self.host_cpu), Raw::Level(self.host_memory));
-        let highest = self.cgroups.values().map(|cgroup| cgroup.id).max().unwrap_or(1);
+        push(
+            "host",
+            &host,
+            Raw::Counter(self.host_cpu),
+            Raw::Level(self.host_memory),
+        );
+        let highest = self
+            .cgroups
+            .values()
+            .map(|cgroup| cgroup.id)
+            .max()
+            .unwrap_or(1);
         Sample {
             boot,
             moment: Moment {
@@ -164,7 +201,11 @@ impl World {
                 boottime: Micros(self.boottime),
             },
             sources,
-            walks: vec![Walk { domain: DOMAIN.to_owned(), highest, complete: self.complete }],
+            walks: vec![Walk {
+                domain: DOMAIN.to_owned(),
+                highest,
+                complete: self.complete,
+            }],
             notes: Vec::new(),
         }
     }
@@ -183,7 +224,10 @@ impl World {
             node,
             stream: self.stream.stream,
             seq: self.stream.next,
-            previous: self.stream.head.map_or(Previous::Opens { after: None }, Previous::Follows),
+            previous: self
+                .stream
+                .head
+                .map_or(Previous::Opens { after: None }, Previous::Follows),
             from: draft.from,
             covered_through: draft.covered_through,
             boot: draft.boot,
@@ -201,7 +245,11 @@ impl World {
             for run in block.runs() {
                 let name = block.workload.as_str().to_owned();
                 self.runs.push((name.clone(), *run));
-                self.received.extend(block.intervals(run).map(|interval| (name.clone(), *run, interval)));
+                self.received.extend(
+                    block
+                        .intervals(run)
+                        .map(|interval| (name.clone(), *run, interval)),
+                );
             }
         }
     }
@@ -228,7 +276,9 @@ impl World {
     }
 
     pub(super) fn billed(&self, workload: &str, meter: Meter) -> u128 {
-        self.of(workload, meter).map(|interval| interval.quantity).sum()
+        self.of(workload, meter)
+            .map(|interval| interval.quantity)
+            .sum()
     }
 
     pub(super) fn of(&self, workload: &str, meter: Meter) -> impl Iterator<Item = Interval> {

@@ -31,7 +31,11 @@ impl fmt::Display for Problem {
 }
 
 fn problem(key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Problem {
-    Problem { key: key.to_owned(), what: what.into(), remedy: remedy.into() }
+    Problem {
+        key: key.to_owned(),
+        what: what.into(),
+        remedy: remedy.into(),
+    }
 }
 
 pub(super) fn check(config: &Config) -> Vec<Problem> {
@@ -77,12 +81,16 @@ fn good_samples() -> impl Iterator<Item = u64> {
 }
 
 fn good_seals(sample: u64) -> impl Iterator<Item = u64> {
-    (1..=QUARTER_HOUR)
-        .filter(move |seconds| QUARTER_HOUR.is_multiple_of(*seconds) && seconds.is_multiple_of(sample))
+    (1..=QUARTER_HOUR).filter(move |seconds| {
+        QUARTER_HOUR.is_multiple_of(*seconds) && seconds.is_multiple_of(sample)
+    })
 }
 
 fn list(values: impl Iterator<Item = u64>) -> String {
-    values.map(|value| value.to_string()).collect::<Vec<_>>().join(", ")
+    values
+        .map(|value| value.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn bad_globs(table: &str, selection: &Selection) -> Vec<Problem> {
@@ -92,7 +100,11 @@ fn bad_globs(table: &str, selection: &Selection) -> Vec<Problem> {
         .chain(exclude)
         .filter_map(|(key, text)| {
             let error = glob(text).err()?;
-            Some(problem(&format!("{table}.{key}"), error.to_string(), "correct or remove it"))
+            Some(problem(
+                &format!("{table}.{key}"),
+                error.to_string(),
+                "correct or remove it",
+            ))
         })
         .collect()
 }
@@ -110,12 +122,17 @@ fn nested(selection: &Selection) -> Vec<Problem> {
             ));
             continue;
         }
-        let outer = selection.include.iter().find(|outer| contains(outer, inner, &selection.exclude));
+        let outer = selection
+            .include
+            .iter()
+            .find(|outer| contains(outer, inner, &selection.exclude));
         if let Some(outer) = outer {
             problems.push(problem(
                 "cgroups.include",
                 format!("{inner:?} lies inside what {outer:?} selects and would be metered twice"),
-                format!("remove one of them, or add the outer cgroup of {inner:?} to cgroups.exclude"),
+                format!(
+                    "remove one of them, or add the outer cgroup of {inner:?} to cgroups.exclude"
+                ),
             ));
         }
     }
@@ -124,12 +141,16 @@ fn nested(selection: &Selection) -> Vec<Problem> {
 
 /// Whether `outer` certainly selects a cgroup around everything that `inner` selects.
 fn contains(outer: &str, inner: &str, exclude: &[String]) -> bool {
-    let (outer, inner): (Vec<&str>, Vec<&str>) = (outer.split('/').collect(), inner.split('/').collect());
+    let (outer, inner): (Vec<&str>, Vec<&str>) =
+        (outer.split('/').collect(), inner.split('/').collect());
     if outer.len() >= inner.len() || [&outer[..], &inner[..]].concat().contains(&"**") {
         return false;
     }
     let around = &inner[..outer.len()];
-    let covered = outer.iter().zip(around).all(|(outer, inner)| *outer == "*" || outer == inner);
+    let covered = outer
+        .iter()
+        .zip(around)
+        .all(|(outer, inner)| *outer == "*" || outer == inner);
     covered && !may_be_excluded(&around.join("/"), exclude)
 }
 
@@ -138,7 +159,10 @@ fn may_be_excluded(around: &str, exclude: &[String]) -> bool {
     if !literal {
         return !exclude.is_empty();
     }
-    exclude.iter().filter_map(|text| glob(text).ok()).any(|glob| glob.compile_matcher().is_match(around))
+    exclude
+        .iter()
+        .filter_map(|text| glob(text).ok())
+        .any(|glob| glob.compile_matcher().is_match(around))
 }
 
 fn limits(config: &Config) -> Vec<Problem> {
@@ -170,7 +194,11 @@ fn limits(config: &Config) -> Vec<Problem> {
 fn labels(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     if config.labels.len() > MAX_LABELS {
-        problems.push(problem("labels", "too many", format!("keep at most {MAX_LABELS}")));
+        problems.push(problem(
+            "labels",
+            "too many",
+            format!("keep at most {MAX_LABELS}"),
+        ));
     }
     for (key, value) in &config.labels {
         let long = key.len().max(value.len()) > MAX_LABEL_BYTES;

@@ -33,24 +33,34 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
     for extra in extras(path)? {
         merge(&mut merged, read(&extra)?);
     }
-    Value::Table(merged).try_into().map_err(|error: toml::de::Error| parse_error(path, &error))
+    Value::Table(merged)
+        .try_into()
+        .map_err(|error: toml::de::Error| parse_error(path, &error))
 }
 
 /// One file, checked by itself so that a mistake is named with its place.
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     toml::from_str::<Config>(&text).map_err(|error| parse_error(path, &error))?;
     toml::from_str(&text).map_err(|error| parse_error(path, &error))
 }
 
 fn parse_error(path: &Path, error: &toml::de::Error) -> ConfigError {
-    ConfigError::Parse { path: path.to_owned(), message: error.to_string().trim_end().to_owned() }
+    ConfigError::Parse {
+        path: path.to_owned(),
+        message: error.to_string().trim_end().to_owned(),
+    }
 }
 
 fn extras(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let folder = path.parent().unwrap_or(Path::new("")).join("conf.d");
-    let wrong = |source| ConfigError::Read { path: folder.clone(), source };
+    let wrong = |source| ConfigError::Read {
+        path: folder.clone(),
+        source,
+    };
     let entries = match std::fs::read_dir(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(wrong)?,
@@ -58,7 +68,10 @@ fn extras(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let mut files = Vec::new();
     for entry in entries {
         let file = entry.map_err(wrong)?.path();
-        if file.extension().is_some_and(|extension| extension == "toml") {
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             files.push(file);
         }
     }

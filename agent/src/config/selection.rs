@@ -33,7 +33,10 @@ pub struct Globs {
 impl Selection {
     pub(super) fn new(include: &[&str], exclude: &[&str]) -> Self {
         let owned = |globs: &[&str]| globs.iter().map(|glob| (*glob).to_owned()).collect();
-        Self { include: owned(include), exclude: owned(exclude) }
+        Self {
+            include: owned(include),
+            exclude: owned(exclude),
+        }
     }
 
     /// Makes it ready to match.
@@ -41,7 +44,10 @@ impl Selection {
     /// # Errors
     /// Names the glob that is none.
     pub fn compile(&self) -> Result<Globs, GlobError> {
-        Ok(Globs { include: set(&self.include)?, exclude: set(&self.exclude)? })
+        Ok(Globs {
+            include: set(&self.include)?,
+            exclude: set(&self.exclude)?,
+        })
     }
 }
 
@@ -55,7 +61,10 @@ impl Globs {
 
 /// One glob, in the dialect of the configuration.
 pub(super) fn glob(text: &str) -> Result<Glob, GlobError> {
-    let wrong = |why: String| GlobError { glob: text.to_owned(), why };
+    let wrong = |why: String| GlobError {
+        glob: text.to_owned(),
+        why,
+    };
     if text.starts_with('/') {
         return Err(wrong("paths have no leading slash here".to_owned()));
     }
@@ -70,5 +79,8 @@ fn set(globs: &[String]) -> Result<GlobSet, GlobError> {
     for text in globs {
         builder.add(glob(text)?);
     }
-    builder.build().map_err(|error| GlobError { glob: globs.join(", "), why: error.kind().to_string() })
+    builder.build().map_err(|error| GlobError {
+        glob: globs.join(", "),
+        why: error.kind().to_string(),
+    })
 }

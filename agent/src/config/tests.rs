@@ -5,7 +5,11 @@ fn parse(text: &str) -> Config {
 }
 
 fn problems(text: &str) -> Vec<String> {
-    parse(text).check().iter().map(ToString::to_string).collect()
+    parse(text)
+        .check()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 #[test]
@@ -25,13 +29,21 @@ fn an_empty_file_is_the_documented_default() {
 #[test]
 fn periods_must_meet_the_quarter_hour() {
     assert_eq!(problems("sample_seconds = 1\nseal_seconds = 1"), [""; 0]);
-    assert_eq!(problems("sample_seconds = 300\nseal_seconds = 900"), [""; 0]);
+    assert_eq!(
+        problems("sample_seconds = 300\nseal_seconds = 900"),
+        [""; 0]
+    );
     let found = problems("sample_seconds = 7");
-    assert!(found[0].starts_with("sample_seconds: 7 ") && found[0].contains("1, 2, 3, 4, 5, 6, 9, 10"));
+    assert!(
+        found[0].starts_with("sample_seconds: 7 ") && found[0].contains("1, 2, 3, 4, 5, 6, 9, 10")
+    );
     assert!(problems("sample_seconds = 0")[0].contains("use one of"));
     assert!(problems("sample_seconds = 450")[0].contains("sample_seconds"));
     let found = problems("sample_seconds = 20\nseal_seconds = 50");
-    assert!(found[0].contains("use one of 20, 60, 100, 180, 300, 900"), "{found:?}");
+    assert!(
+        found[0].contains("use one of 20, 60, 100, 180, 300, 900"),
+        "{found:?}"
+    );
     assert!(problems("seal_seconds = 120")[0].contains("seal_seconds"));
 }
 
@@ -65,8 +77,18 @@ fn every_problem_is_named() {
         "sample_seconds = 7\ndata = \"here\"\n[cgroups]\ninclude = [\"[\", \"/a\"]\n\
          [buffer]\nlimit_bytes = 1\n[registers]\nlimit = 1\n[labels]\na = \"b\\nc\"",
     );
-    for key in ["sample_seconds", "data", "cgroups.include", "buffer.limit_bytes", "registers.limit", "labels.a"] {
-        assert!(found.iter().any(|line| line.starts_with(key)), "{key}: {found:?}");
+    for key in [
+        "sample_seconds",
+        "data",
+        "cgroups.include",
+        "buffer.limit_bytes",
+        "registers.limit",
+        "labels.a",
+    ] {
+        assert!(
+            found.iter().any(|line| line.starts_with(key)),
+            "{key}: {found:?}"
+        );
     }
     assert_eq!(found.len(), 7);
 }
@@ -82,12 +104,25 @@ fn a_star_stays_within_one_level() {
 fn later_files_win_and_unknown_keys_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let main = dir.path().join("agent.toml");
-    assert!(Config::load(&main).unwrap_err().to_string().starts_with("could not read"));
-    std::fs::write(&main, "sample_seconds = 5\n[labels]\na = \"1\"\nb = \"1\"\n").unwrap();
+    assert!(
+        Config::load(&main)
+            .unwrap_err()
+            .to_string()
+            .starts_with("could not read")
+    );
+    std::fs::write(
+        &main,
+        "sample_seconds = 5\n[labels]\na = \"1\"\nb = \"1\"\n",
+    )
+    .unwrap();
     assert_eq!(Config::load(&main).unwrap().sample_seconds, 5);
     std::fs::create_dir(dir.path().join("conf.d")).unwrap();
     std::fs::write(dir.path().join("conf.d/20.toml"), "[labels]\nb = \"3\"\n").unwrap();
-    std::fs::write(dir.path().join("conf.d/10.toml"), "seal_seconds = 30\n[labels]\nb = \"2\"\n").unwrap();
+    std::fs::write(
+        dir.path().join("conf.d/10.toml"),
+        "seal_seconds = 30\n[labels]\nb = \"2\"\n",
+    )
+    .unwrap();
     std::fs::write(dir.path().join("conf.d/note.txt"), "not read").unwrap();
     let config = Config::load(&main).unwrap();
     assert_eq!((config.sample_seconds, config.seal_seconds), (5, 30));
@@ -95,7 +130,10 @@ fn later_files_win_and_unknown_keys_are_errors() {
     assert_eq!(config.labels["b"], "3");
     std::fs::write(dir.path().join("conf.d/20.toml"), "[labls]\n").unwrap();
     let error = Config::load(&main).unwrap_err().to_string();
-    assert!(error.contains("20.toml") && error.contains("labls"), "{error}");
+    assert!(
+        error.contains("20.toml") && error.contains("labls"),
+        "{error}"
+    );
 }
 
 #[test]

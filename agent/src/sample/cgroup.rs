@@ -62,10 +62,17 @@ impl Cgroups {
         let without_disk = hierarchies
             .iter()
             .filter(|hierarchy| hierarchy.has_v1("blkio"))
-            .filter(|root| !DiskFiles::of_root(root).is_some_and(|files| files.names_a_device(devices)))
+            .filter(|root| {
+                !DiskFiles::of_root(root).is_some_and(|files| files.names_a_device(devices))
+            })
             .map(|hierarchy| hierarchy.domain.clone())
             .collect();
-        Self { hierarchies, selection, without_disk, known: BTreeMap::new() }
+        Self {
+            hierarchies,
+            selection,
+            without_disk,
+            known: BTreeMap::new(),
+        }
     }
 
     /// Reads all selected cgroups; says what listing them saw.
@@ -75,8 +82,11 @@ impl Cgroups {
         buffer: &mut Vec<u8>,
         out: &mut Gathering,
     ) -> Vec<Walk> {
-        let trees: Vec<Tree> =
-            self.hierarchies.iter().map(|hierarchy| walk(&hierarchy.mount)).collect();
+        let trees: Vec<Tree> = self
+            .hierarchies
+            .iter()
+            .map(|hierarchy| walk(&hierarchy.mount))
+            .collect();
         let selected = self.select(&trees, out);
         self.known.retain(|path, _| selected.contains(path));
         let mut kept: usize = self.known.values().map(Known::kept).sum();
@@ -85,7 +95,10 @@ impl Cgroups {
                 out.notes.push(Note::Unnameable { path });
                 continue;
             };
-            let known = self.known.entry(path.clone()).or_insert_with(|| Known::new(workload));
+            let known = self
+                .known
+                .entry(path.clone())
+                .or_insert_with(|| Known::new(workload));
             let before = known.kept();
             let finder = Finder {
                 hierarchies: &self.hierarchies,
@@ -103,8 +116,11 @@ impl Cgroups {
     /// Paths that the configuration selects, without those inside another one (I4).
     fn select(&self, trees: &[Tree], out: &mut Gathering) -> BTreeSet<String> {
         let paths: BTreeSet<&String> = trees.iter().flat_map(|tree| tree.cgroups.keys()).collect();
-        let all: BTreeSet<&str> =
-            paths.into_iter().map(String::as_str).filter(|path| self.selection.selects(path)).collect();
+        let all: BTreeSet<&str> = paths
+            .into_iter()
+            .map(String::as_str)
+            .filter(|path| self.selection.selects(path))
+            .collect();
         let mut selected = BTreeSet::new();
         for path in &all {
             match ancestors(path).find(|outer| all.contains(outer)) {
@@ -126,9 +142,16 @@ impl Cgroups {
         both.map(|(hierarchy, tree)| {
             let domain = hierarchy.domain.clone();
             if let Some(why) = &tree.incomplete {
-                out.notes.push(Note::Incomplete { domain: domain.clone(), why: why.clone() });
+                out.notes.push(Note::Incomplete {
+                    domain: domain.clone(),
+                    why: why.clone(),
+                });
             }
-            Walk { domain, highest: tree.highest, complete: tree.incomplete.is_none() }
+            Walk {
+                domain,
+                highest: tree.highest,
+                complete: tree.incomplete.is_none(),
+            }
         })
         .collect()
     }
@@ -157,7 +180,8 @@ impl Finder<'_> {
         open: Open<F>,
         skip: &BTreeSet<String>,
     ) -> Option<Located<F>> {
-        let alive = |now: &Located<F>| self.id_in(now.hierarchy) == Some(now.id) && now.files.is_ok();
+        let alive =
+            |now: &Located<F>| self.id_in(now.hierarchy) == Some(now.id) && now.files.is_ok();
         if let Some(now) = now.filter(alive) {
             return Some(now);
         }
@@ -165,20 +189,30 @@ impl Finder<'_> {
         let v2 = (0..self.hierarchies.len()).filter(|index| self.hierarchies[*index].is_v2());
         v1.chain(v2).find_map(|index| {
             let hierarchy = &self.hierarchies[index];
-            let id = self.id_in(index).filter(|_| !skip.contains(&hierarchy.domain))?;
+            let id = self
+                .id_in(index)
+                .filter(|_| !skip.contains(&hierarchy.domain))?;
             let directory = match Directory::open(&hierarchy.mount.join(self.path), id) {
                 Ok(directory) => directory,
                 // Removed, or another one by now: the next sample sees it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
                 Err(error) => {
                     let files = Err(format!("could not open cgroup {}: {error}", self.path));
-                    return Some(Located { hierarchy: index, id, files });
+                    return Some(Located {
+                        hierarchy: index,
+                        id,
+                        files,
+                    });
                 }
             };
             let files = open(hierarchy, &directory, self.keep)
                 .map_err(|error| format!("could not open files of cgroup {}: {error}", self.path))
                 .transpose()?;
-            Some(Located { hierarchy: index, id, files })
+            Some(Located {
+                hierarchy: index,
+                id,
+                files,
+            })
         })
     }
 
@@ -189,7 +223,12 @@ impl Finder<'_> {
 
 impl Known {
     fn new(workload: WorkloadName) -> Self {
-        Self { workload, cpu: None, memory: None, disk: None }
+        Self {
+            workload,
+            cpu: None,
+            memory: None,
+            disk: None,
+        }
     }
 
     fn locate(&mut self, finder: &Finder<'_>, without_disk: &BTreeSet<String>) {
@@ -202,7 +241,9 @@ impl Known {
     /// Descriptors kept open.
     fn kept(&self) -> usize {
         fn of<F>(located: Option<&Located<F>>, kept: fn(&F) -> usize) -> usize {
-            located.and_then(|located| located.files.as_ref().ok()).map_or(0, kept)
+            located
+                .and_then(|located| located.files.as_ref().ok())
+                .map_or(0, kept)
         }
         of(self.cpu.as_ref(), CpuFile::kept)
             + of(self.memory.as_ref(), MemoryFiles::kept)

@@ -25,15 +25,24 @@ pub fn moment() -> Moment {
 /// When it cannot be read or is not a UUID.
 pub(super) fn boot_id(proc: &Path) -> Result<BootId, SampleError> {
     let path = proc.join("sys/kernel/random/boot_id");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|source| SampleError::Unreadable { path: path.clone(), source })?;
-    text.trim().replace('-', "").parse().map_err(|_| SampleError::BootId { path, text })
+    let text = std::fs::read_to_string(&path).map_err(|source| SampleError::Unreadable {
+        path: path.clone(),
+        source,
+    })?;
+    text.trim()
+        .replace('-', "")
+        .parse()
+        .map_err(|_| SampleError::BootId { path, text })
 }
 
 fn micros(time: Timespec) -> Micros {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
-    Micros(seconds.saturating_mul(1_000_000).saturating_add(nanoseconds / 1_000))
+    Micros(
+        seconds
+            .saturating_mul(1_000_000)
+            .saturating_add(nanoseconds / 1_000),
+    )
 }
 
 #[cfg(test)]

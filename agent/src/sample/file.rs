@@ -24,7 +24,10 @@ impl Directory {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = open(path, flags, Mode::empty())?;
         if fstat(&fd)?.st_ino == inode {
-            Ok(Self { fd, path: path.to_owned() })
+            Ok(Self {
+                fd,
+                path: path.to_owned(),
+            })
         } else {
             Err(io::Error::from(io::ErrorKind::NotFound))
         }
@@ -32,8 +35,16 @@ impl Directory {
 
     /// A file in it; `None` when there is none of this name.
     pub(super) fn file(&self, name: &str, keep: bool) -> io::Result<Option<KernelFile>> {
-        match openat(&self.fd, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => Ok(Some(KernelFile { path: self.path.join(name), fd: keep.then_some(fd) })),
+        match openat(
+            &self.fd,
+            name,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(fd) => Ok(Some(KernelFile {
+                path: self.path.join(name),
+                fd: keep.then_some(fd),
+            })),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -80,8 +91,15 @@ impl KernelFile {
     }
 
     fn refusal(&self, why: &str) -> String {
-        let name = self.path.file_name().unwrap_or(OsStr::new("?")).to_string_lossy();
-        format!("could not read {name} of {}: {why}", self.path.parent().unwrap_or(Path::new("/")).display())
+        let name = self
+            .path
+            .file_name()
+            .unwrap_or(OsStr::new("?"))
+            .to_string_lossy();
+        format!(
+            "could not read {name} of {}: {why}",
+            self.path.parent().unwrap_or(Path::new("/")).display()
+        )
     }
 }
 

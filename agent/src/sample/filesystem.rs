@@ -27,7 +27,11 @@ pub(super) struct Filesystems {
 
 impl Filesystems {
     pub(super) fn new(selection: Globs) -> Self {
-        Self { selection, mounted: Vec::new(), until_listing: 0 }
+        Self {
+            selection,
+            mounted: Vec::new(),
+            until_listing: 0,
+        }
     }
 
     pub(super) fn sample(&mut self, out: &mut Gathering) {
@@ -60,7 +64,9 @@ impl Filesystems {
             if !on_block_device(&disk.name().to_string_lossy()) || !mount.is_dir() {
                 continue;
             }
-            let chosen = by_device.entry(disk.name().to_owned()).or_insert_with(|| mount.to_owned());
+            let chosen = by_device
+                .entry(disk.name().to_owned())
+                .or_insert_with(|| mount.to_owned());
             if mount.as_os_str().len() < chosen.as_os_str().len() {
                 *chosen = mount.to_owned();
             }

@@ -28,17 +28,30 @@ enum Cpu {
 }
 
 impl Host {
-    pub(super) fn new(roots: &Roots, hierarchies: &[Hierarchy], devices: &BTreeSet<String>) -> Self {
+    pub(super) fn new(
+        roots: &Roots,
+        hierarchies: &[Hierarchy],
+        devices: &BTreeSet<String>,
+    ) -> Self {
         let whole = || hierarchies.iter().filter(|hierarchy| hierarchy.is_whole());
         let cpu = whole().find_map(|hierarchy| {
-            Some((format!("host/{}", hierarchy.domain), Cpu::Cgroup(CpuFile::of_root(hierarchy)?)))
+            Some((
+                format!("host/{}", hierarchy.domain),
+                Cpu::Cgroup(CpuFile::of_root(hierarchy)?),
+            ))
         });
         let disk = whole().find_map(|hierarchy| {
             let files = DiskFiles::of_root(hierarchy)?;
-            files.names_a_device(devices).then(|| (format!("host/{}", hierarchy.domain), files))
+            files
+                .names_a_device(devices)
+                .then(|| (format!("host/{}", hierarchy.domain), files))
         });
-        let proc_stat =
-            || ("host/stat".to_owned(), Cpu::ProcStat(KernelFile::at(roots.proc.join("stat"))));
+        let proc_stat = || {
+            (
+                "host/stat".to_owned(),
+                Cpu::ProcStat(KernelFile::at(roots.proc.join("stat"))),
+            )
+        };
         Self {
             workload: WorkloadName::host(),
             cpu: cpu.unwrap_or_else(proc_stat),
@@ -75,7 +88,10 @@ impl Host {
 
     /// Bytes that are not available to a new process without swapping.
     fn memory(&mut self) -> Result<u128, String> {
-        let system = self.system.as_mut().ok_or("sysinfo does not support this system")?;
+        let system = self
+            .system
+            .as_mut()
+            .ok_or("sysinfo does not support this system")?;
         system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
         match (system.total_memory(), system.available_memory()) {
             (0, _) => Err("could not read /proc/meminfo".to_owned()),

@@ -20,12 +20,17 @@ pub(super) struct Interfaces {
 
 impl Interfaces {
     pub(super) fn new(roots: &Roots, selection: Globs) -> Self {
-        Self { class: roots.sys.join("class/net"), selection }
+        Self {
+            class: roots.sys.join("class/net"),
+            selection,
+        }
     }
 
     pub(super) fn sample(&self, buffer: &mut Vec<u8>, out: &mut Gathering) {
         // Without the folder (a container without /sys) there are no interfaces to meter.
-        let Ok(entries) = std::fs::read_dir(&self.class) else { return };
+        let Ok(entries) = std::fs::read_dir(&self.class) else {
+            return;
+        };
         for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
             if self.selection.selects(&name) {
                 self.sample_one(&name, buffer, out);
@@ -37,10 +42,17 @@ impl Interfaces {
         let folder = self.class.join(name);
         let index = KernelFile::at(folder.join("ifindex")).parse(buffer, parse::number);
         // Files that are no interfaces (`bonding_masters`) and those just removed have no index.
-        let Some(index) = index.ok().and_then(|index| u64::try_from(index).ok()) else { return };
-        let Ok(workload) = WorkloadName::new(format!("interface/{name}")) else { return };
+        let Some(index) = index.ok().and_then(|index| u64::try_from(index).ok()) else {
+            return;
+        };
+        let Ok(workload) = WorkloadName::new(format!("interface/{name}")) else {
+            return;
+        };
         let identity = out.identity("interface", index);
-        for (meter, file) in [(Meter::NETWORK_RX, "rx_bytes"), (Meter::NETWORK_TX, "tx_bytes")] {
+        for (meter, file) in [
+            (Meter::NETWORK_RX, "rx_bytes"),
+            (Meter::NETWORK_TX, "tx_bytes"),
+        ] {
             let file = KernelFile::at(folder.join("statistics").join(file));
             let raw = counter(file.parse(buffer, parse::number));
             out.push(&workload, meter, &identity, raw);

@@ -52,7 +52,10 @@ const COUNTING: [&str; 3] = ["cpuacct", "memory", "blkio"];
 pub(super) fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     let mut found: Vec<(Hierarchy, bool)> = Vec::new();
     for (hierarchy, whole) in mountinfo.lines().filter_map(line) {
-        match found.iter_mut().find(|(known, _)| known.domain == hierarchy.domain) {
+        match found
+            .iter_mut()
+            .find(|(known, _)| known.domain == hierarchy.domain)
+        {
             Some(known) if whole && !known.1 => *known = (hierarchy, true),
             Some(_) => {}
             None => found.push((hierarchy, whole)),
@@ -76,18 +79,35 @@ fn line(line: &str) -> Option<(Hierarchy, bool)> {
                 .filter(|option| COUNTING.contains(option) || *option == "cpu")
                 .map(str::to_owned)
                 .collect();
-            controllers.iter().find(|controller| COUNTING.contains(&controller.as_str()))?;
-            (format!("cgroup1/{}", controllers.join(",")), Version::V1 { controllers })
+            controllers
+                .iter()
+                .find(|controller| COUNTING.contains(&controller.as_str()))?;
+            (
+                format!("cgroup1/{}", controllers.join(",")),
+                Version::V1 { controllers },
+            )
         }
         _ => return None,
     };
-    Some((Hierarchy { domain, mount: unescaped(mount), version }, root == "/"))
+    Some((
+        Hierarchy {
+            domain,
+            mount: unescaped(mount),
+            version,
+        },
+        root == "/",
+    ))
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.
 fn unescaped(text: &str) -> PathBuf {
     let mut path = text.to_owned();
-    for (code, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+    for (code, plain) in [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ] {
         path = path.replace(code, plain);
     }
     Path::new(&path).to_owned()
@@ -109,7 +129,10 @@ mod tests {
 41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
 ";
         let found = hierarchies(text);
-        let shown: Vec<_> = found.iter().map(|h| (h.domain.as_str(), h.mount.to_str().unwrap())).collect();
+        let shown: Vec<_> = found
+            .iter()
+            .map(|h| (h.domain.as_str(), h.mount.to_str().unwrap()))
+            .collect();
         assert_eq!(
             shown,
             [

@@ -36,15 +36,21 @@ pub(super) fn number(text: &str) -> Option<u128> {
 
 /// The value of `key` in lines `key value`, as in `cpu.stat` and `memory.stat`.
 pub(super) fn keyed(text: &str, key: &str) -> Option<u128> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ').and_then(number))
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ').and_then(number))
 }
 
 /// CPU time in microseconds from `/proc/stat`: user, nice, system, irq and softirq. Guest time is
 /// in user already; idle, iowait and steal are not usage.
 pub(super) fn proc_stat_cpu(text: &str) -> Option<u128> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let ticks: Vec<u128> = line.split_ascii_whitespace().map_while(|field| field.parse().ok()).collect();
-    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = ticks[..] else { return None };
+    let ticks: Vec<u128> = line
+        .split_ascii_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = ticks[..] else {
+        return None;
+    };
     Some((user + nice + system + irq + softirq) * TICK_US)
 }
 
@@ -71,7 +77,8 @@ pub(super) fn blkio(text: &str, counted: &BTreeSet<String>) -> Option<(u128, u12
     let (mut read, mut write) = (0u128, 0u128);
     for line in text.lines() {
         let mut fields = line.split_ascii_whitespace();
-        let (Some(device), Some(operation), Some(value)) = (fields.next(), fields.next(), fields.next())
+        let (Some(device), Some(operation), Some(value)) =
+            (fields.next(), fields.next(), fields.next())
         else {
             continue; // the closing line `Total N`
         };
@@ -91,11 +98,16 @@ pub(super) fn blkio(text: &str, counted: &BTreeSet<String>) -> Option<(u128, u12
 pub(super) fn io_stat(text: &str, counted: &BTreeSet<String>) -> Option<DiskUse> {
     let mut sum = DiskUse::default();
     for line in text.lines() {
-        let Some((device, pairs)) = line.split_once(' ') else { continue };
+        let Some((device, pairs)) = line.split_once(' ') else {
+            continue;
+        };
         if !counted.contains(device) {
             continue;
         }
-        for (key, value) in pairs.split_ascii_whitespace().filter_map(|pair| pair.split_once('=')) {
+        for (key, value) in pairs
+            .split_ascii_whitespace()
+            .filter_map(|pair| pair.split_once('='))
+        {
             let part = match key {
                 "rbytes" => &mut sum.read_bytes,
                 "wbytes" => &mut sum.write_bytes,
@@ -111,7 +123,9 @@ pub(super) fn io_stat(text: &str, counted: &BTreeSet<String>) -> Option<DiskUse>
 
 /// Whether a line of a v1 or v2 disk file is about one of `counted`.
 pub(super) fn names_a_device(text: &str, counted: &BTreeSet<String>) -> bool {
-    text.lines().filter_map(|line| line.split_ascii_whitespace().next()).any(|device| counted.contains(device))
+    text.lines()
+        .filter_map(|line| line.split_ascii_whitespace().next())
+        .any(|device| counted.contains(device))
 }
 
 impl std::ops::AddAssign for DiskUse {
@@ -154,7 +168,11 @@ mod tests {
         let sum = io_stat(v2, &devices(&["8:0"])).unwrap();
         assert_eq!((sum.read_bytes, sum.write_bytes), (1, 2));
         assert_eq!((sum.read_operations, sum.write_operations), (3, 4));
-        assert_eq!(io_stat("8:0 rbytes=x\n", &devices(&["8:0"])), None, "garbage is not zero");
+        assert_eq!(
+            io_stat("8:0 rbytes=x\n", &devices(&["8:0"])),
+            None,
+            "garbage is not zero"
+        );
     }
 
     #[test]
@@ -162,7 +180,13 @@ mod tests {
         let text = " 254       0 vda 10 5 3 9398 20 25524 4 13294 0 4936 23934 0 0 0 0 0 0\n";
         let device = diskstats(text).next().unwrap();
         assert_eq!((device.number.as_str(), device.name), ("254:0", "vda"));
-        assert_eq!((device.usage.read_bytes, device.usage.write_bytes), (1536, 2048));
-        assert_eq!((device.usage.read_operations, device.usage.write_operations), (10, 20));
+        assert_eq!(
+            (device.usage.read_bytes, device.usage.write_bytes),
+            (1536, 2048)
+        );
+        assert_eq!(
+            (device.usage.read_operations, device.usage.write_operations),
+            (10, 20)
+        );
     }
 }

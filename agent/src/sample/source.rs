@@ -112,10 +112,16 @@ impl std::fmt::Display for Note {
                  exclude {outer} to meter its parts"
             ),
             Self::Unnameable { path } => {
-                write!(f, "cgroup {path} cannot be a workload name and is not metered: rename it")
+                write!(
+                    f,
+                    "cgroup {path} cannot be a workload name and is not metered: rename it"
+                )
             }
             Self::Incomplete { domain, why } => {
-                write!(f, "could not list all of {domain}: {why}; new cgroups there are billed from first sight")
+                write!(
+                    f,
+                    "could not list all of {domain}: {why}; new cgroups there are billed from first sight"
+                )
             }
         }
     }

@@ -54,14 +54,20 @@ fn list(root: &Path, path: &str, tree: &mut Tree, below: &mut Vec<String>) -> io
         tree.highest = tree.highest.max(entry.ino());
         match entry.file_name().into_string() {
             Ok(name) => {
-                let child = if path.is_empty() { name } else { format!("{path}/{name}") };
+                let child = if path.is_empty() {
+                    name
+                } else {
+                    format!("{path}/{name}")
+                };
                 tree.cgroups.insert(child.clone(), entry.ino());
                 below.push(child);
             }
             Err(name) => {
                 // Its children stay unlisted, so a birth among them cannot be proved.
-                tree.incomplete.get_or_insert(format!("{name:?} is not UTF-8"));
-                tree.unnameable.push(format!("{path}/{}", name.to_string_lossy()));
+                tree.incomplete
+                    .get_or_insert(format!("{name:?} is not UTF-8"));
+                tree.unnameable
+                    .push(format!("{path}/{}", name.to_string_lossy()));
             }
         }
     }
@@ -80,8 +86,14 @@ mod tests {
         std::fs::create_dir(dir.path().join("d")).unwrap();
         std::fs::write(dir.path().join("a/file"), "").unwrap();
         let tree = walk(dir.path());
-        assert_eq!(tree.cgroups.keys().collect::<Vec<_>>(), ["a", "a/b", "a/b/c", "d"]);
-        assert_eq!(tree.cgroups["a/b"], std::fs::metadata(dir.path().join("a/b")).unwrap().ino());
+        assert_eq!(
+            tree.cgroups.keys().collect::<Vec<_>>(),
+            ["a", "a/b", "a/b/c", "d"]
+        );
+        assert_eq!(
+            tree.cgroups["a/b"],
+            std::fs::metadata(dir.path().join("a/b")).unwrap().ino()
+        );
         assert_eq!(Some(&tree.highest), tree.cgroups.values().max());
         assert_eq!(tree.incomplete, None);
     }

@@ -22,14 +22,23 @@ pub(in crate::sample) enum CpuFile {
 /// The working set: memory less inactive file pages, which the kernel takes back when asked.
 #[derive(Debug)]
 pub(in crate::sample) enum MemoryFiles {
-    V1 { usage: KernelFile, stat: KernelFile },
-    V2 { current: KernelFile, stat: KernelFile },
+    V1 {
+        usage: KernelFile,
+        stat: KernelFile,
+    },
+    V2 {
+        current: KernelFile,
+        stat: KernelFile,
+    },
 }
 
 /// Bytes and operations on block devices.
 #[derive(Debug)]
 pub(in crate::sample) enum DiskFiles {
-    V1 { bytes: KernelFile, operations: KernelFile },
+    V1 {
+        bytes: KernelFile,
+        operations: KernelFile,
+    },
     V2(KernelFile),
 }
 
@@ -37,7 +46,11 @@ const BLKIO_BYTES: &str = "blkio.throttle.io_service_bytes_recursive";
 const BLKIO_OPERATIONS: &str = "blkio.throttle.io_serviced_recursive";
 
 impl CpuFile {
-    pub(super) fn open(hierarchy: &Hierarchy, directory: &Directory, keep: bool) -> io::Result<Option<Self>> {
+    pub(super) fn open(
+        hierarchy: &Hierarchy,
+        directory: &Directory,
+        keep: bool,
+    ) -> io::Result<Option<Self>> {
         if hierarchy.is_v2() {
             Ok(directory.file("cpu.stat", keep)?.map(Self::V2))
         } else if hierarchy.has_v1("cpuacct") {
@@ -67,7 +80,11 @@ impl CpuFile {
 }
 
 impl MemoryFiles {
-    pub(super) fn open(hierarchy: &Hierarchy, directory: &Directory, keep: bool) -> io::Result<Option<Self>> {
+    pub(super) fn open(
+        hierarchy: &Hierarchy,
+        directory: &Directory,
+        keep: bool,
+    ) -> io::Result<Option<Self>> {
         let usage = match hierarchy {
             v2 if v2.is_v2() => directory.file("memory.current", keep)?,
             v1 if v1.has_v1("memory") => directory.file("memory.usage_in_bytes", keep)?,
@@ -77,14 +94,21 @@ impl MemoryFiles {
             return Ok(None);
         };
         Ok(Some(if hierarchy.is_v2() {
-            Self::V2 { current: usage, stat }
+            Self::V2 {
+                current: usage,
+                stat,
+            }
         } else {
             Self::V1 { usage, stat }
         }))
     }
 
     pub(super) fn kept(&self) -> usize {
-        let (Self::V1 { usage, stat } | Self::V2 { current: usage, stat }) = self;
+        let (Self::V1 { usage, stat }
+        | Self::V2 {
+            current: usage,
+            stat,
+        }) = self;
         usize::from(usage.is_kept()) + usize::from(stat.is_kept())
     }
 
@@ -101,7 +125,11 @@ impl MemoryFiles {
 }
 
 impl DiskFiles {
-    pub(super) fn open(hierarchy: &Hierarchy, directory: &Directory, keep: bool) -> io::Result<Option<Self>> {
+    pub(super) fn open(
+        hierarchy: &Hierarchy,
+        directory: &Directory,
+        keep: bool,
+    ) -> io::Result<Option<Self>> {
         if hierarchy.is_v2() {
             return Ok(directory.file("io.stat", keep)?.map(Self::V2));
         }
@@ -110,7 +138,9 @@ impl DiskFiles {
         }
         let bytes = directory.file(BLKIO_BYTES, keep)?;
         let operations = directory.file(BLKIO_OPERATIONS, keep)?;
-        Ok(bytes.zip(operations).map(|(bytes, operations)| Self::V1 { bytes, operations }))
+        Ok(bytes
+            .zip(operations)
+            .map(|(bytes, operations)| Self::V1 { bytes, operations }))
     }
 
     /// The root's, if this hierarchy has them.
@@ -121,7 +151,10 @@ impl DiskFiles {
     /// Whether they count at all: newer kernels leave v1's files empty unless throttling is in use.
     pub(in crate::sample) fn names_a_device(&self, devices: &BTreeSet<String>) -> bool {
         let (Self::V1 { bytes: file, .. } | Self::V2(file)) = self;
-        file.parse(&mut Vec::new(), |text| Some(parse::names_a_device(text, devices))).unwrap_or(false)
+        file.parse(&mut Vec::new(), |text| {
+            Some(parse::names_a_device(text, devices))
+        })
+        .unwrap_or(false)
     }
 
     pub(super) fn kept(&self) -> usize {
