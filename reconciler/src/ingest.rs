@@ -10,19 +10,24 @@
 //! its reason (I11); strangers are only counted ([`strangers`]).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tallystick_common::ids::NodeId;
 use tallystick_common::time::Timestamp;
 
+use self::intake::Intake;
 use self::strangers::{StrangerReason, Strangers};
 use crate::authority::{Authority, AuthorityError};
 use crate::store::Store;
 
+pub mod admit;
 mod connection;
 pub mod endpoint;
 pub mod enroll;
+pub mod intake;
 pub mod listener;
 mod peer;
+mod session;
 pub mod strangers;
 
 /// Connections that may be open at once, unless said otherwise.
@@ -35,6 +40,8 @@ pub struct Services {
     pub authority: Authority,
     /// The store.
     pub store: Store,
+    /// Admission and commit.
+    pub intake: Arc<dyn Intake>,
     /// Those who were not let in.
     pub strangers: Strangers,
     /// `host:port` at which nodes reach this reconciler, told at enrolment; those of the join token
