@@ -176,7 +176,7 @@ async fn pause(
     loop {
         tokio::select! {
             () = &mut over => return,
-            _ = shutdown.wait_for(|stop| *stop) => return,
+            () = stopped(shutdown) => return,
             changed = heads.changed() => {
                 if changed.is_err() || buffer.stream() != stream {
                     return;
@@ -190,10 +190,15 @@ async fn wait_for_stream(buffer: &Handle, over: StreamId, shutdown: &mut watch::
     let mut heads = buffer.heads();
     while buffer.stream() == over {
         tokio::select! {
-            _ = shutdown.wait_for(|stop| *stop) => return,
+            () = stopped(shutdown) => return,
             changed = heads.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// When a stop is asked for, or nobody is left who could ask.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 /// For jitter alone; a system without random bytes waits the shortest time.

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Both sides of the way, and what is needed to test them.
+
+pub mod fixture;

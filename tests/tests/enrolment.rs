@@ -1,18 +1,44 @@
 //! Enrolment between the real agent and the real reconciler over QUIC on loopback.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use tallystick_agent::ship::enroll::{EnrollError, Enrolment, NodeKeys, enroll};
-use tallystick_common::ids::{Hash, StoreEpoch};
+use tallystick_common::ids::{Hash, NodeId, StoreEpoch, StreamId};
+use tallystick_common::seal::VerifiedSegment;
 use tallystick_common::time::{Micros, Timestamp};
-use tallystick_common::wire::{JoinToken, RefusalReason};
+use tallystick_common::wire::{JoinToken, Position, RefusalReason};
 use tallystick_reconciler::authority::{Authority, join};
 use tallystick_reconciler::ingest::Services;
+use tallystick_reconciler::ingest::admit::Verdict;
+use tallystick_reconciler::ingest::intake::{Intake, Later, RefusedBytes, Stopped};
 use tallystick_reconciler::ingest::listener::Listener;
 use tallystick_reconciler::ingest::strangers::{StrangerReason, Strangers};
-use tallystick_reconciler::store::Store;
-use tokio::sync::watch;
+use tallystick_reconciler::store::{Store, StoreError};
+use tokio::sync::{oneshot, watch};
+
+/// Enrolment hands nothing to commit.
+#[derive(Debug)]
+struct Nobody;
+
+impl Intake for Nobody {
+    fn position(&self, _: NodeId, _: StreamId) -> Later<'_, Result<Position, StoreError>> {
+        unreachable!()
+    }
+
+    fn segment(
+        &self,
+        _: VerifiedSegment,
+        _: SocketAddr,
+    ) -> Later<'_, Result<oneshot::Receiver<Verdict>, Stopped>> {
+        unreachable!()
+    }
+
+    fn refuse(&self, _: RefusedBytes) -> Later<'_, Result<oneshot::Receiver<()>, Stopped>> {
+        unreachable!()
+    }
+}
 
 struct Reconciler {
     services: Arc<Services>,
@@ -32,6 +58,7 @@ impl Reconciler {
         let services = Arc::new(Services {
             authority: Authority::create(data.path(), now()).unwrap(),
             store: Store::create(&path, StoreEpoch([1; 16]), now()).await.unwrap(),
+            intake: Arc::new(Nobody),
             strangers: Strangers::default(),
             addresses: vec![],
             connections_max: 100,
@@ -118,7 +145,6 @@ async fn a_reconciler_with_another_fingerprint_is_told_nothing() {
 #[tokio::test]
 async fn a_stopped_listener_lets_go_of_its_port() {
     let reconciler = Reconciler::start().await;
-    let token = reconciler.token(join::DEFAULT_LIFE).await;
     reconciler.stop.send(true).unwrap();
     let address: std::net::SocketAddr = reconciler.address.parse().unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -126,5 +152,4 @@ async fn a_stopped_listener_lets_go_of_its_port() {
         assert!(std::time::Instant::now() < deadline, "the port is still taken");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    assert!(matches!(join(&token).await, Err(EnrollError::Connect { .. })));
 }

@@ -234,7 +234,21 @@ impl Sender {
     /// # Errors
     /// When the connection is lost or closed.
     pub async fn send(&mut self, message: &Message) -> Result<(), ConnectError> {
-        Ok(self.0.write_all(&message.to_frame()).await?)
+        self.send_frame(&message.to_frame()).await
+    }
+
+    /// Sends bytes that are a frame already.
+    ///
+    /// # Errors
+    /// When the connection is lost or closed.
+    pub async fn send_frame(&mut self, frame: &[u8]) -> Result<(), ConnectError> {
+        Ok(self.0.write_all(frame).await?)
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish(&mut self) {
+        // An error says that the stream is closed, which is what was wanted.
+        let _ = self.0.finish();
     }
 }
 

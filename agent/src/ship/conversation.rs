@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::backoff::Backoff;
 use super::connection::{self, ConnectError, Link};
 use super::session::{Consequence, Holdings, Party, Session, StreamOver};
-use super::{ShipEvent, Shipping, before, tls};
+use super::{ShipEvent, Shipping, before, stopped, tls};
 use crate::buffer::{BufferError, Handle, ReceiptMark, StoredSegment};
 
 /// Most that is read from the buffer at once.
@@ -83,7 +83,7 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
         mut shutdown: watch::Receiver<bool>,
     ) -> Ending {
         let meeting = tokio::select! {
-            _ = shutdown.wait_for(|stop| *stop) => return Ending::Stopped,
+            () = stopped(&mut shutdown) => return Ending::Stopped,
             met = self.meet() => met,
         };
         match meeting {
@@ -198,7 +198,7 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
             biased;
             answer = receiver.receive() => return self.take(session, answer?).await,
             error = writing => return self.last_words(session, receiver, error).await,
-            _ = desk.shutdown.wait_for(|stop| *stop), if desk.stop_by.is_none() => {
+            () = stopped(&mut desk.shutdown), if desk.stop_by.is_none() => {
                 desk.stop_by = Some(Instant::now() + self.shipping.drain);
             }
             () = sleep_until(until) => {
