@@ -30,10 +30,12 @@ impl Handle {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Told of the head whenever a segment is sealed or a new stream begins.
+    /// Told of the head whenever a segment is sealed or a new stream begins, from now on.
     #[must_use]
     pub fn heads(&self) -> watch::Receiver<Head> {
-        self.heads.clone()
+        let mut heads = self.heads.clone();
+        heads.mark_unchanged();
+        heads
     }
 
     /// The stream.

@@ -1,0 +1,270 @@
+//! Who this node is: its keys, and what its reconciler gave it for them.
+//!
+//! Owns the folder `identity/`. Keys are drawn and on the disk before they are first used, so that
+//! an enrolment whose answer was lost is repeated with the same ones.
+//!
+//! ```text
+//! identity/           0700
+//!   keys.json         0600, the seeds of the signing key and of the TLS key; they never leave
+//!   enrolment.json    0600, node id, certificates, the CA's record, addresses
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use tallystick_common::ids::NodeId;
+use tallystick_common::keys::{
+    EnrolmentRecord, KeyRing, PublicKey, ReceiptKeyCertificate, SecretKey, Signed, Statement,
+};
+use tallystick_common::receipt::Receipt;
+
+use crate::durable;
+use crate::ship::enroll::{Enrolment, NodeKeys};
+use crate::ship::tls;
+
+/// Why the identity cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file.
+    #[error("cannot {action} {path}: {source}; check the owner and the permissions of the data folder")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What is in a file.
+    #[error("{path} is damaged ({what}): restore it from a backup, or enrol this host as a new node with an empty data folder")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// There is an enrolment already.
+    #[error("this host is enrolled already, as node {node}: to make it a new node give it an empty data folder with --data")]
+    Enrolled {
+        /// As which.
+        node: NodeId,
+    },
+    /// No random bytes for keys.
+    #[error("draw keys: {0}")]
+    Keys(String),
+}
+
+/// An enrolled node.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Everything it was given.
+    pub enrolment: Enrolment,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeysFile {
+    format: u32,
+    signing_seed: String,
+    tls_seed: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EnrolmentFile {
+    format: u32,
+    node: NodeId,
+    name: String,
+    addresses: Vec<String>,
+    record: String,
+    certificate: String,
+    ca: String,
+    receipt_keys: Vec<String>,
+}
+
+const FORMAT: u32 = 1;
+
+impl Identity {
+    /// Reads the identity in `data`; `None` when the host is not enrolled.
+    ///
+    /// # Errors
+    /// When a file is there and cannot be used.
+    pub fn load(data: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = enrolment_path(data);
+        let Some(file) = read_json::<EnrolmentFile>(&path)? else { return Ok(None) };
+        let damaged = |what: &str| IdentityError::Damaged { path: path.clone(), what: what.to_owned() };
+        let keys = load_keys(data)?.ok_or_else(|| damaged("keys.json beside it is missing"))?;
+        let signed_record: Signed<EnrolmentRecord> =
+            signed(&file.record).ok_or_else(|| damaged("record"))?;
+        let ca = unhex(&file.ca).ok_or_else(|| damaged("ca"))?;
+        let ca_key = authority(&ca).ok_or_else(|| damaged("ca"))?;
+        let record = signed_record.verify(&ca_key).map_err(|error| damaged(&error.to_string()))?;
+        let receipt_keys = file
+            .receipt_keys
+            .iter()
+            .map(|text| signed(text).ok_or_else(|| damaged("receipt_keys")))
+            .collect::<Result<Vec<Signed<ReceiptKeyCertificate>>, _>>()?;
+        if record.node != file.node || record.signing_key != keys_public(&keys) {
+            return Err(damaged("the record is of another node or key"));
+        }
+        Ok(Some(Self {
+            enrolment: Enrolment {
+                keys,
+                record,
+                signed_record,
+                certificate: unhex(&file.certificate).ok_or_else(|| damaged("certificate"))?,
+                ca,
+                receipt_keys,
+                addresses: file.addresses,
+            },
+        }))
+    }
+
+    /// The keys to enrol with: those drawn before, or new ones, which are stored first.
+    ///
+    /// # Errors
+    /// [`IdentityError::Enrolled`] when there is nothing to enrol.
+    pub fn keys_to_enroll(data: &Path) -> Result<NodeKeys, IdentityError> {
+        if let Some(identity) = Self::load(data)? {
+            return Err(IdentityError::Enrolled { node: identity.node() });
+        }
+        if let Some(keys) = load_keys(data)? {
+            return Ok(keys);
+        }
+        let keys = NodeKeys::draw().map_err(|error| IdentityError::Keys(error.to_string()))?;
+        let file = KeysFile {
+            format: FORMAT,
+            signing_seed: HEXLOWER.encode(&keys.signing_seed),
+            tls_seed: HEXLOWER.encode(&keys.tls_seed),
+        };
+        write_json(&keys_path(data), &file)?;
+        Ok(keys)
+    }
+
+    /// Stores an enrolment; the host is a node when this returns.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn store(data: &Path, enrolment: Enrolment) -> Result<Self, IdentityError> {
+        let file = EnrolmentFile {
+            format: FORMAT,
+            node: enrolment.record.node,
+            name: enrolment.record.name.clone(),
+            addresses: enrolment.addresses.clone(),
+            record: HEXLOWER.encode(&enrolment.signed_record.to_bytes()),
+            certificate: HEXLOWER.encode(&enrolment.certificate),
+            ca: HEXLOWER.encode(&enrolment.ca),
+            receipt_keys: enrolment
+                .receipt_keys
+                .iter()
+                .map(|key| HEXLOWER.encode(&key.to_bytes()))
+                .collect(),
+        };
+        write_json(&enrolment_path(data), &file)?;
+        Ok(Self { enrolment })
+    }
+
+    /// Stores the keys that sign receipts, where they are not the ones known.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn learn_receipt_keys(
+        &mut self,
+        data: &Path,
+        keys: Vec<Signed<ReceiptKeyCertificate>>,
+    ) -> Result<(), IdentityError> {
+        let texts = |keys: &[Signed<ReceiptKeyCertificate>]| -> Vec<Vec<u8>> {
+            keys.iter().map(Signed::to_bytes).collect()
+        };
+        if texts(&keys) == texts(&self.enrolment.receipt_keys) {
+            return Ok(());
+        }
+        let enrolment = Enrolment { receipt_keys: keys, ..self.enrolment.clone() };
+        *self = Self::store(data, enrolment)?;
+        Ok(())
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.enrolment.record.node
+    }
+
+    /// The key that signs its segments.
+    #[must_use]
+    pub fn signing_key(&self) -> SecretKey {
+        SecretKey::from_seed(&self.enrolment.keys.signing_seed)
+    }
+
+    /// What a stored receipt says, if one of the reconciler's keys signed it.
+    #[must_use]
+    pub fn read_receipt(&self, bytes: &[u8]) -> Option<Receipt> {
+        let ca_key = authority(&self.enrolment.ca)?;
+        let receipt = Signed::<Receipt>::from_bytes(bytes).ok()?;
+        let certified = self.enrolment.receipt_keys.iter().filter_map(|key| key.verify(&ca_key).ok());
+        certified.map(|certificate| certificate.key).find_map(|key| receipt.verify(&key).ok())
+    }
+
+    /// What its segments verify with.
+    #[must_use]
+    pub fn key_ring(&self) -> KeyRing {
+        KeyRing::new(self.node(), self.enrolment.record.signing_key)
+    }
+}
+
+fn keys_public(keys: &NodeKeys) -> PublicKey {
+    SecretKey::from_seed(&keys.signing_seed).public()
+}
+
+fn keys_path(data: &Path) -> PathBuf {
+    data.join("identity").join("keys.json")
+}
+
+fn enrolment_path(data: &Path) -> PathBuf {
+    data.join("identity").join("enrolment.json")
+}
+
+fn load_keys(data: &Path) -> Result<Option<NodeKeys>, IdentityError> {
+    let path = keys_path(data);
+    let Some(file) = read_json::<KeysFile>(&path)? else { return Ok(None) };
+    let seed = |text: &str| unhex(text).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    match (seed(&file.signing_seed), seed(&file.tls_seed)) {
+        (Some(signing_seed), Some(tls_seed)) => Ok(Some(NodeKeys { signing_seed, tls_seed })),
+        _ => Err(IdentityError::Damaged { path, what: "a seed is not 64 hexadecimal digits".into() }),
+    }
+}
+
+fn authority(ca: &[u8]) -> Option<PublicKey> {
+    tls::authority_key(&CertificateDer::from(ca)).ok().map(PublicKey)
+}
+
+fn signed<T: Statement>(hex: &str) -> Option<Signed<T>> {
+    Signed::from_bytes(&unhex(hex)?).ok()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    HEXLOWER.decode(text.as_bytes()).ok()
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, IdentityError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            IdentityError::Damaged { path: path.to_owned(), what: error.to_string() }
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(IdentityError::Io { action: "read", path: path.to_owned(), source }),
+    }
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), IdentityError> {
+    let failed = |source| IdentityError::Io { action: "write", path: path.to_owned(), source };
+    if let Some(dir) = path.parent() {
+        durable::create_private_dir(dir).map_err(failed)?;
+    }
+    let json = serde_json::to_vec_pretty(value).expect("texts and numbers can be written as JSON");
+    durable::replace_file(path, &json).map_err(failed)
+}

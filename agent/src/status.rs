@@ -1,0 +1,278 @@
+//! What an agent says of itself, to people and machines.
+//!
+//! Owns `status.json` in the data folder, which the running agent replaces at every seal and when the
+//! connection changes, and the same report made from the buffer of an agent that does not run.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tallystick_common::codec;
+use tallystick_common::ids::{NodeId, Seq, StreamId, WorkloadName};
+use tallystick_common::meter::Meter;
+use tallystick_common::time::{Micros, Timestamp};
+
+use crate::accrue::{Accrual, Checkpoint, RegisterView};
+use crate::buffer::{self, BufferError, ReceiptMark};
+use crate::config::Config;
+use crate::durable;
+use crate::identity::{Identity, IdentityError};
+use crate::lock::DataLock;
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// Nothing was ever metered here.
+    #[error("this host is not enrolled ({0} has no identity): run `tallystick-agent enroll TOKEN`")]
+    NotEnrolled(PathBuf),
+    /// The identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The buffer.
+    #[error(transparent)]
+    Buffer(#[from] BufferError),
+}
+
+/// One register, as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterStatus {
+    /// Whose.
+    pub workload: WorkloadName,
+    /// What it measures.
+    pub meter: Meter,
+    /// Where it stands, in the meter's base unit; a decimal text, for it may exceed 64 bits.
+    pub reading: String,
+    /// Up to when.
+    pub through: Timestamp,
+}
+
+/// The connection to the reconciler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum LinkStatus {
+    /// None was tried yet, or no agent runs.
+    None,
+    /// It stands.
+    Connected {
+        /// With which address.
+        address: String,
+    },
+    /// Another attempt follows.
+    Waiting {
+        /// Why the last one failed.
+        why: String,
+        /// Whether somebody has to act before one can succeed.
+        needs_action: bool,
+    },
+    /// The stream could not go on; a new one follows.
+    StreamOver {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Everything `status` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether an agent runs on this data folder.
+    pub running: bool,
+    /// The node.
+    pub node: NodeId,
+    /// Its name at enrolment.
+    pub name: String,
+    /// When this was true.
+    pub at: Option<Timestamp>,
+    /// The stream.
+    pub stream: Option<StreamId>,
+    /// The number of the next segment.
+    pub next_seq: Seq,
+    /// Up to when sealed segments account for time.
+    pub covered_through: Option<Timestamp>,
+    /// The last segment with a receipt.
+    pub receipted_through: Option<Seq>,
+    /// When that receipt was given, by the reconciler's clock.
+    pub receipted_at: Option<Timestamp>,
+    /// Sealed segments without a receipt.
+    pub unreceipted: u64,
+    /// Bytes of the buffer on disk.
+    pub buffer_bytes: u64,
+    /// Whether sled is out of order and the journal works alone.
+    pub journal_alone: bool,
+    /// The connection.
+    pub link: LinkStatus,
+    /// What is wrong at the moment, for people.
+    pub troubles: Vec<String>,
+    /// What was found and mended when the agent started.
+    pub mended: Vec<String>,
+    /// The registers.
+    pub registers: Vec<RegisterStatus>,
+}
+
+impl Status {
+    /// The status of the agent whose data folder is `data`, running or not.
+    ///
+    /// # Errors
+    /// [`StatusError::NotEnrolled`] when it never was one.
+    pub fn of(data: &Path, config: &Config) -> Result<Self, StatusError> {
+        let identity =
+            Identity::load(data)?.ok_or_else(|| StatusError::NotEnrolled(data.to_owned()))?;
+        let running = DataLock::is_held(data);
+        let published = fs::read(file(data))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        match published {
+            Some(status) if running => Ok(Self { running, ..status }),
+            _ => Self::of_buffer(data, config, &identity, running),
+        }
+    }
+
+    /// Read from the journal; changes nothing in it.
+    fn of_buffer(
+        data: &Path,
+        config: &Config,
+        identity: &Identity,
+        running: bool,
+    ) -> Result<Self, StatusError> {
+        let mut status = Self::new(identity);
+        status.running = running;
+        let Some(peek) = buffer::peek(&data.join("buffer"))? else { return Ok(status) };
+        status.stream = Some(peek.stream);
+        status.next_seq = peek.head.next;
+        status.covered_through = peek.head.last().map(|_| peek.head.covered_through);
+        status.note_receipt(peek.last_receipt.as_ref(), identity);
+        status.unreceipted = peek.unreceipted;
+        status.buffer_bytes = peek.bytes;
+        let accrual = peek
+            .state
+            .and_then(|state| codec::decode::<Checkpoint>(&state).ok())
+            .and_then(|checkpoint| Accrual::restore(config.accrual(), checkpoint).ok());
+        if let Some(accrual) = accrual {
+            status.registers = accrual.registers().map(RegisterStatus::from).collect();
+        }
+        Ok(status)
+    }
+
+    /// Of a node of which nothing else is known.
+    #[must_use]
+    pub fn new(identity: &Identity) -> Self {
+        Self {
+            running: false,
+            node: identity.node(),
+            name: identity.enrolment.record.name.clone(),
+            at: None,
+            stream: None,
+            next_seq: Seq::FIRST,
+            covered_through: None,
+            receipted_through: None,
+            receipted_at: None,
+            unreceipted: 0,
+            buffer_bytes: 0,
+            journal_alone: false,
+            link: LinkStatus::None,
+            troubles: Vec::new(),
+            mended: Vec::new(),
+            registers: Vec::new(),
+        }
+    }
+
+    /// Takes note of the last receipt.
+    pub fn note_receipt(&mut self, receipt: Option<&ReceiptMark>, identity: &Identity) {
+        self.receipted_through = receipt.map(|receipt| receipt.through);
+        self.receipted_at = receipt
+            .and_then(|receipt| identity.read_receipt(&receipt.bytes))
+            .map(|receipt| receipt.at);
+    }
+
+    /// Replaces the published status. Not synced: it is of no use after a power cut.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn publish(&self, data: &Path) -> std::io::Result<()> {
+        let json = serde_json::to_vec(self).expect("texts and numbers can be written as JSON");
+        durable::replace_file_unsynced(&file(data), &json)
+    }
+
+    /// How far behind `now` the sealed segments are.
+    #[must_use]
+    pub fn lag(&self, now: Timestamp) -> Option<Micros> {
+        self.covered_through.map(|covered| now.since(covered))
+    }
+
+    /// The table that a person reads.
+    #[must_use]
+    pub fn table(&self, now: Timestamp) -> Table<'_> {
+        Table { status: self, now }
+    }
+}
+
+impl From<RegisterView> for RegisterStatus {
+    fn from(view: RegisterView) -> Self {
+        let RegisterView { workload, meter, reading, through, .. } = view;
+        Self { workload, meter, reading: reading.to_string(), through }
+    }
+}
+
+fn file(data: &Path) -> PathBuf {
+    data.join("status.json")
+}
+
+/// A status laid out for a terminal.
+#[derive(Debug)]
+pub struct Table<'a> {
+    status: &'a Status,
+    now: Timestamp,
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.status;
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
+        writeln!(f, "node       {} ({})", status.node, status.name)?;
+        writeln!(f, "agent      {}", if status.running { "running" } else { "not running" })?;
+        writeln!(f, "stream     {}", or_none(status.stream.map(|stream| stream.to_string())))?;
+        writeln!(f, "sealed     {} segments", status.next_seq)?;
+        let covered = status.covered_through.map(|covered| match status.lag(self.now) {
+            Some(lag) => format!("{covered} ({} s ago)", lag.0 / 1_000_000),
+            None => covered.to_string(),
+        });
+        writeln!(f, "covered    {}", or_none(covered))?;
+        let receipt = status.receipted_through.map(|seq| match status.receipted_at {
+            Some(at) => format!("segment {seq}, given {at}"),
+            None => format!("segment {seq}"),
+        });
+        writeln!(f, "receipt    {}", or_none(receipt))?;
+        writeln!(f, "buffer     {} unreceipted, {} bytes", status.unreceipted, status.buffer_bytes)?;
+        writeln!(f, "link       {}", status.link)?;
+        for trouble in &status.troubles {
+            writeln!(f, "trouble    {trouble}")?;
+        }
+        for mended in &status.mended {
+            writeln!(f, "mended     {mended}")?;
+        }
+        write_registers(f, &status.registers)
+    }
+}
+
+fn write_registers(f: &mut fmt::Formatter<'_>, registers: &[RegisterStatus]) -> fmt::Result {
+    let width = registers.iter().map(|register| register.workload.as_str().len()).max();
+    let Some(width) = width.map(|width| width.max(8)) else { return Ok(()) };
+    writeln!(f, "\n{:width$}  {:15}  {:>24}", "workload", "meter", "reading")?;
+    for RegisterStatus { workload, meter, reading, .. } in registers {
+        let (workload, unit) = (workload.as_str(), meter.unit());
+        writeln!(f, "{workload:width$}  {:15}  {reading:>24} {unit}", meter.name())?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for LinkStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Connected { address } => write!(f, "connected to {address}"),
+            Self::Waiting { why, needs_action: true } => write!(f, "held, somebody has to act: {why}"),
+            Self::Waiting { why, .. } => write!(f, "trying again: {why}"),
+            Self::StreamOver { why } => write!(f, "a new stream begins: {why}"),
+        }
+    }
+}
