@@ -472,7 +472,11 @@ impl Buffer {
         if let Some(state) = &checkpoint.state {
             self.state.note(state);
         }
-        self.with_store(|store, _| store.flush());
+        // The next differences are from this copy, in sled too.
+        self.with_store(|store, mark| {
+            store.set_mark(mark, checkpoint.state.as_ref())?;
+            store.flush()
+        });
         match self.mark.receipt.as_ref().map(|receipt| receipt.through) {
             Some(through) => self.journal.remove_receipted(through),
             None => Ok(()),
@@ -489,6 +493,7 @@ impl Buffer {
             self.store = recovery::attach(&self.dir, &self.settings, &self.journal, &self.mark)
                 .inspect_err(|error| tracing::warn!(%error, "the store is still out of order"))
                 .ok();
+            self.state.forget_base();
         } else if next.is_multiple_of(FLUSH_EVERY) {
             self.with_store(|store, _| store.flush());
         }

@@ -109,6 +109,11 @@ pub(super) struct StateTrack {
 const FULL_EVERY: u32 = 64;
 
 impl StateTrack {
+    /// The next state is recorded in full: journal or sled may not have the last full copy.
+    pub(super) fn forget_base(&mut self) {
+        self.base = None;
+    }
+
     /// How to record `state`: as its difference where a full copy is near and the difference small.
     pub(super) fn form(&self, at: Seq, state: &[u8]) -> StateAt {
         let full = || StateForm::Full(state.to_vec());

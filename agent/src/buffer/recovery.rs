@@ -151,9 +151,10 @@ pub(super) fn open(
     let scan = scan::scan(&dir.join("journal"))?;
     opening.put_away_ended(&scan)?;
     let store = opening.readable_store();
-    let (journal, mark, state) = opening.journal(&scan, store, fresh)?;
+    let (journal, mark, mut state) = opening.journal(&scan, store, fresh)?;
     drop(scan);
     let store = opening.store(&journal, &mark, &state);
+    state.forget_base();
     let recovered = Recovered {
         stream: mark.life.stream,
         predecessor: mark.life.predecessor,
