@@ -6,11 +6,19 @@
 //!            catalog ───┘      (whose usage it is, and what it costs)
 //! ```
 
+pub mod api;
 pub mod audit;
 pub mod auth;
 pub mod authority;
 pub mod billing;
 pub mod catalog;
+pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod console;
 pub mod ingest;
+pub mod init;
+pub mod metrics;
+pub mod overview;
+pub mod run;
 pub mod store;

@@ -3,6 +3,10 @@
 //! Owns the one type that `GET /v1/overview` gives as JSON and the first page draws. Computes nothing of
 //! its own: usage, coverage and drafts come from the modules that own them.
 
+pub mod figures;
+
+pub use figures::overview;
+
 use serde::Serialize;
 use tallystick_common::ids::{NodeId, Seq, StreamId, WorkloadName};
 use tallystick_common::meter::{Meter, Unit};

@@ -26,6 +26,7 @@ pub mod billing;
 pub mod catalog;
 pub(crate) mod column;
 pub mod enrolment;
+pub mod inspect;
 mod migrate;
 pub mod nodes;
 #[cfg(test)]

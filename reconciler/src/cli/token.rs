@@ -1,0 +1,100 @@
+//! `token create` and `login`.
+
+use clap::{Args, Subcommand};
+use tallystick_common::time::Micros;
+
+use super::Session;
+use crate::api::tokens::is_host_port;
+use crate::authority::{Authority, join};
+use crate::{audit, auth, clock};
+
+/// Join tokens for nodes.
+#[derive(Debug, Subcommand)]
+pub(super) enum Token {
+    /// Make a token with which one host becomes a node.
+    Create {
+        /// host:port at which the node reaches ingest; those of the configuration if not given.
+        #[arg(long = "address", value_parser = address)]
+        addresses: Vec<String>,
+        /// For how long it holds: 90s, 30m, 24h, 7d.
+        #[arg(long, default_value = "24h", value_parser = life)]
+        expires: Micros,
+        /// For people.
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+}
+
+impl Token {
+    pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
+        let Self::Create { mut addresses, expires, note } = self;
+        if addresses.is_empty() {
+            addresses.clone_from(&session.config.addresses);
+        }
+        let now = clock::now();
+        let authority = Authority::open(&session.config.data, now)?;
+        let token =
+            join::create(&authority, &session.store, addresses, &note, expires, now).await?;
+        let mut tx = session.store.write().await?;
+        let detail = serde_json::json!({ "addresses": token.addresses, "note": note });
+        let entry = audit::Note { at: now, actor: &session.actor, action: "join_token.create", subject: "", detail };
+        audit::append(&mut tx, &entry).await?;
+        tx.commit().await?;
+        if session.output.json {
+            let expires_at = now.saturating_add(expires);
+            return session.output.value(&serde_json::json!({
+                "token": token.to_string(), "addresses": token.addresses, "expires_at": expires_at,
+            }));
+        }
+        println!("{token}");
+        Ok(())
+    }
+}
+
+/// A one-time login link for the console, which holds for 15 minutes.
+#[derive(Debug, Args)]
+pub(super) struct Login {}
+
+impl Login {
+    pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
+        let code = auth::create_login(&session.store, &session.actor, clock::now()).await?;
+        let link = format!("http://{}/login?code={}", session.config.http, code.reveal());
+        if session.output.json {
+            return session.output.value(&serde_json::json!({ "login": link }));
+        }
+        println!("{link}");
+        Ok(())
+    }
+}
+
+fn address(text: &str) -> Result<String, String> {
+    if is_host_port(text) { Ok(text.to_owned()) } else { Err("write host:port".to_owned()) }
+}
+
+fn life(text: &str) -> Result<Micros, String> {
+    let wrong = || "write a number and s, m, h or d, such as 24h".to_owned();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    Ok(Micros::from_seconds(number.saturating_mul(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_a_number_and_a_unit() {
+        assert_eq!(life("24h"), Ok(Micros::from_seconds(86_400)));
+        assert_eq!(life("90s"), Ok(Micros::from_seconds(90)));
+        for bad in ["", "h", "24", "1w", "-1h", "1µ"] {
+            assert!(life(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Statements and issued invoices as their page shows them.
+
+use tallystick_common::statement::{Line, Note, Statement};
+
+use super::pages::{InvoiceLineView, InvoiceView};
+use crate::billing::document::{AcceptedGaps, InvoiceDocument};
+use crate::store::StoreError;
+use crate::store::billing::InvoiceRow;
+
+/// A draft.
+pub(super) fn of_statement(statement: &Statement) -> InvoiceView {
+    InvoiceView {
+        number: None,
+        account: statement.account.name.clone(),
+        period_from: statement.period.from.to_string(),
+        period_to: statement.period.to.to_string(),
+        currency: statement.currency.code().to_owned(),
+        total: statement.total.amount(),
+        unrounded_total: statement.unrounded_total.cut(6),
+        digest: None,
+        lines: statement.lines.iter().map(line).collect(),
+        notes: statement.notes.iter().map(note).collect(),
+    }
+}
+
+/// An issued invoice, from its frozen document.
+pub(super) fn of_invoice(row: &InvoiceRow) -> Result<InvoiceView, StoreError> {
+    let document: InvoiceDocument = serde_json::from_str(&row.document)
+        .map_err(|error| StoreError::damaged("invoices.document", error))?;
+    let mut view = of_statement(&document.statement);
+    view.number = Some(document.number);
+    view.digest = Some(row.digest.clone());
+    view.notes.extend(document.accepted_gaps.as_ref().map(accepted));
+    Ok(view)
+}
+
+fn accepted(gaps: &AcceptedGaps) -> String {
+    format!("closed with gaps by {}: {}", gaps.by, gaps.reason)
+}
+
+fn line(line: &Line) -> InvoiceLineView {
+    InvoiceLineView {
+        title: line.title.clone(),
+        of: line.workload.as_ref().map(|of| format!("{} on {}", of.workload, of.node_name)),
+        quantity: format!("{} {}", line.units.cut(6), line.per.name()),
+        exact: format!("{} {}", line.quantity, line.base_unit),
+        amount: line.amount.amount(),
+        unrounded: line.unrounded.cut(6),
+        steps: line.steps.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn note(note: &Note) -> String {
+    match note {
+        Note::Outstanding { node_name, covered_through: Some(at), .. } => {
+            format!("{node_name} has accounted for its time until {at} only")
+        }
+        Note::Outstanding { node_name, covered_through: None, .. } => {
+            format!("{node_name} has sent nothing yet")
+        }
+        Note::Gap { node_name, from, to, cause, .. } => {
+            format!("nothing was measured on {node_name} from {from} to {to}: {cause}")
+        }
+        Note::Remark { text } => text.clone(),
+    }
+}

@@ -1,0 +1,71 @@
+//! The first start of a data folder: authority, store, the first API token.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use tallystick_common::ids::StoreEpoch;
+use tallystick_common::time::Timestamp;
+
+use crate::auth::{self, AuthError, Secret};
+use crate::authority::{Authority, AuthorityError};
+use crate::store::{Store, StoreError};
+
+/// Why a data folder could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The folder could not be made.
+    #[error("create data folder {path}: {source}; choose another with --data, or run as a user who may write there")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What failed.
+        source: std::io::Error,
+    },
+    /// No random bytes.
+    #[error("draw a store epoch: {0}")]
+    Random(String),
+    /// Keys and certificates.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] AuthError),
+}
+
+/// Makes a data folder ready; the administrator's API token is told once.
+///
+/// # Errors
+/// When the folder has an authority or a store already, or cannot be written.
+pub async fn init(data: &Path, actor: &str, now: Timestamp) -> Result<Secret, InitError> {
+    make_folder(data)?;
+    Authority::create(data, now)?;
+    let store = Store::create(&data.join(Store::FILE_NAME), epoch()?, now).await?;
+    let token = auth::create_token(&store, "admin", actor, now).await?;
+    store.close().await;
+    Ok(token)
+}
+
+/// Opens a data folder's authority and store, making what is not there yet.
+///
+/// # Errors
+/// When the folder cannot be used.
+pub async fn open_or_init(data: &Path, now: Timestamp) -> Result<(Authority, Store), InitError> {
+    make_folder(data)?;
+    let authority = Authority::open_or_create(data, now)?;
+    let store = Store::open_or_create(&data.join(Store::FILE_NAME), epoch()?, now).await?;
+    Ok((authority, store))
+}
+
+fn make_folder(data: &Path) -> Result<(), InitError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.map_err(|source| InitError::Folder { path: data.to_owned(), source })
+}
+
+fn epoch() -> Result<StoreEpoch, InitError> {
+    let mut bytes = [0; StoreEpoch::LEN];
+    getrandom::fill(&mut bytes).map_err(|error| InitError::Random(error.to_string()))?;
+    Ok(StoreEpoch(bytes))
+}

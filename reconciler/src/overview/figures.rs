@@ -1,0 +1,162 @@
+//! Brings the figures of the first page together.
+
+use tallystick_common::meter::Meter;
+use tallystick_common::period::Period;
+use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US, SECOND_US, Timestamp};
+
+use super::{AccountSoFar, Chart, Coverage, LastSegment, LineSoFar, NodeToday, Overview, UsageToday};
+use crate::billing::draft::{Which, draft};
+use crate::billing::usage::{AssignedUsage, assigned};
+use crate::billing::{BillingError, Draft};
+use crate::catalog::Account;
+use crate::store::inspect::{self, Count};
+use crate::store::nodes::{Node, NodeRow};
+use crate::store::{self, Connection, StoreError};
+
+/// How far back the chart goes.
+pub const CHART_SPAN: Micros = Micros(5 * 60 * SECOND_US);
+
+/// Most points of a series.
+const POINTS: u64 = 300;
+
+/// All figures as of `now`; read in one transaction, they fit together.
+///
+/// # Errors
+/// When the database fails, or an account's statement cannot be computed.
+pub async fn overview(
+    conn: &mut Connection,
+    seller: &str,
+    now: Timestamp,
+) -> Result<Overview, BillingError> {
+    let today = now.floor_to(24 * HOUR_US);
+    let span = Period { from: today, to: now.next_multiple(QUARTER_HOUR_US) };
+    let usage = assigned(conn, span).await?;
+    let nodes = nodes_today(conn, &usage, today, now).await?;
+    let mut accounts = Vec::new();
+    for account in store::catalog::accounts(conn).await? {
+        let draft = draft(conn, account.id.as_str(), Which::At(now), seller, now).await?;
+        accounts.push(so_far(&account, &draft));
+    }
+    Ok(Overview {
+        at: now,
+        today,
+        usage: usage.into_iter().map(usage_today).collect(),
+        chart: chart(conn, now).await?,
+        accounts,
+        nodes,
+    })
+}
+
+fn usage_today(usage: AssignedUsage) -> UsageToday {
+    let AssignedUsage { row, account } = usage;
+    UsageToday {
+        node: row.node,
+        node_name: row.node_name,
+        workload: row.workload,
+        account: account.map(|account| account.to_string()),
+        meter: row.meter,
+        unit: row.meter.unit(),
+        quantity: row.quantity.to_string(),
+        interpolated: row.interpolated,
+        unmeasured: row.unmeasured,
+    }
+}
+
+fn so_far(account: &Account, draft: &Draft) -> AccountSoFar {
+    let statement = &draft.statement;
+    let line = |line: &tallystick_common::statement::Line| LineSoFar {
+        title: line.title.clone(),
+        workload: line.workload.as_ref().map(|of| of.workload.clone()),
+        quantity: line.units.cut(6),
+        unit: line.per.name().to_owned(),
+        amount: line.amount.amount(),
+        unrounded: line.unrounded.cut(6),
+    };
+    AccountSoFar {
+        account: account.id.to_string(),
+        name: account.name.clone(),
+        currency: statement.currency.code().to_owned(),
+        period_from: statement.period.from,
+        period_to: statement.period.to,
+        total: statement.total.amount(),
+        unrounded_total: statement.unrounded_total.cut(6),
+        lines: statement.lines.iter().map(line).collect(),
+    }
+}
+
+async fn nodes_today(
+    conn: &mut Connection,
+    usage: &[AssignedUsage],
+    today: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<NodeToday>, StoreError> {
+    let refused = inspect::refusal_counts(conn).await?;
+    let quarantined = inspect::quarantine_counts(conn).await?;
+    let mut nodes = store::nodes::all(conn).await?;
+    nodes.sort_by(|left, right| (&left.name, left.id).cmp(&(&right.name, right.id)));
+    let mut figures = Vec::new();
+    for node in nodes {
+        let last = inspect::last_segment(conn, node.row).await?.map(|row| LastSegment {
+            stream: row.stream,
+            seq: row.seq,
+            received_at: row.received_at,
+            covered_through: row.covered_through,
+        });
+        figures.push(NodeToday {
+            coverage: coverage(usage, &node, now.since(today.max(node.enrolled_at))),
+            node: node.id,
+            state: node.state.as_str().to_owned(),
+            lag: last.as_ref().map(|last| now.since(last.covered_through)),
+            last_segment: last,
+            refused: of(&refused, node.row),
+            quarantined: of(&quarantined, node.row),
+            name: node.name,
+        });
+    }
+    Ok(figures)
+}
+
+fn of(counts: &[Count], node: NodeRow) -> u64 {
+    counts.iter().filter(|count| count.node == Some(node)).map(|count| count.count).sum()
+}
+
+/// How a node's time of today is accounted for, by its control reading of CPU time: one register at
+/// a time, so its intervals and the missing rest make up the day so far.
+fn coverage(usage: &[AssignedUsage], node: &Node, span: Micros) -> Coverage {
+    let control = usage.iter().map(|usage| &usage.row).find(|row| {
+        row.node == node.id && row.workload.is_host() && row.meter == Meter::CPU_TIME
+    });
+    let Some(row) = control else { return Coverage { missing: span, ..Coverage::default() } };
+    let known = row.exact.0.saturating_add(row.interpolated.0).saturating_add(row.unmeasured.0);
+    Coverage {
+        exact: row.exact,
+        interpolated: row.interpolated,
+        unmeasured: row.unmeasured,
+        missing: Micros(span.0.saturating_sub(known)),
+    }
+}
+
+/// CPU time of every workload over the last minutes.
+///
+/// # Errors
+/// When the database fails.
+pub async fn chart(conn: &mut Connection, now: Timestamp) -> Result<Chart, StoreError> {
+    recent(conn, Meter::CPU_TIME, CHART_SPAN, now).await
+}
+
+/// A meter of every workload but `host` over the last `span`, in steps of a second or more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn recent(
+    conn: &mut Connection,
+    meter: Meter,
+    span: Micros,
+    now: Timestamp,
+) -> Result<Chart, StoreError> {
+    let step = Micros((span.0 / POINTS / SECOND_US).max(1) * SECOND_US);
+    let to = now.floor_to(step.0);
+    let from = to.saturating_sub(span);
+    let series = crate::billing::usage::recent(conn, meter, Period { from, to }, step).await?;
+    Ok(Chart { meter, from, to, step, series })
+}
