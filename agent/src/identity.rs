@@ -268,3 +268,96 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), IdentityError>
     let json = serde_json::to_vec_pretty(value).expect("texts and numbers can be written as JSON");
     durable::replace_file(path, &json).map_err(failed)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rcgen::{CertificateParams, KeyPair};
+    use tallystick_common::ids::{Hash, Seq, StoreEpoch, StreamId};
+    use tallystick_common::time::Timestamp;
+
+    use super::*;
+
+    /// An authority, and a node enrolled by it.
+    pub(crate) fn enrolment(keys: NodeKeys, addresses: &[&str]) -> (SecretKey, Enrolment) {
+        let pair = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let ca = CertificateParams::default().self_signed(&pair).unwrap();
+        // The last 32 bytes of the private key's PKCS #8 v1 part are its seed.
+        let pkcs8 = pair.serialize_der();
+        let seed = pkcs8.windows(4).position(|window| window == [0x04, 0x22, 0x04, 0x20]).unwrap() + 4;
+        let ca_key = SecretKey::from_seed(pkcs8[seed..seed + 32].try_into().unwrap());
+        let record = EnrolmentRecord {
+            node: NodeId([5; 16]),
+            name: "here".to_owned(),
+            signing_key: keys_public(&keys),
+            from: Seq::FIRST,
+            at: Timestamp::from_seconds(1_700_000_000).unwrap(),
+        };
+        let receipt_key = ReceiptKeyCertificate {
+            key: SecretKey::from_seed(&[9; 32]).public(),
+            from: Timestamp::EPOCH,
+        };
+        let enrolment = Enrolment {
+            keys,
+            signed_record: Signed::new(&record, &ca_key),
+            record,
+            certificate: ca.der().to_vec(),
+            ca: ca.der().to_vec(),
+            receipt_keys: vec![Signed::new(&receipt_key, &ca_key)],
+            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+        };
+        (ca_key, enrolment)
+    }
+
+    #[test]
+    fn an_enrolment_is_read_back_as_it_was_given() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Identity::load(folder.path()).unwrap().is_none());
+        let keys = Identity::keys_to_enroll(folder.path()).unwrap();
+        let again = Identity::keys_to_enroll(folder.path()).unwrap();
+        assert_eq!(keys.signing_seed, again.signing_seed, "a lost answer is asked for with the same keys");
+        let mode = fs::metadata(keys_path(folder.path())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let (_, enrolment) = enrolment(keys, &["reconciler:8621"]);
+        Identity::store(folder.path(), enrolment.clone()).unwrap();
+        let loaded = Identity::load(folder.path()).unwrap().unwrap().enrolment;
+        assert_eq!(loaded.record, enrolment.record);
+        assert_eq!(loaded.keys.tls_seed, enrolment.keys.tls_seed);
+        assert_eq!((loaded.certificate, loaded.ca), (enrolment.certificate, enrolment.ca));
+        assert_eq!(loaded.addresses, enrolment.addresses);
+        assert!(matches!(
+            Identity::keys_to_enroll(folder.path()),
+            Err(IdentityError::Enrolled { .. })
+        ));
+    }
+
+    #[test]
+    fn a_record_that_the_authority_did_not_sign_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Identity::keys_to_enroll(folder.path()).unwrap();
+        let (_, mut given) = enrolment(keys.clone(), &[]);
+        given.ca = enrolment(keys, &[]).1.ca;
+        Identity::store(folder.path(), given).unwrap();
+        assert!(matches!(Identity::load(folder.path()), Err(IdentityError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_stored_receipt_is_read_only_if_a_certified_key_signed_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, enrolment) = enrolment(Identity::keys_to_enroll(folder.path()).unwrap(), &[]);
+        let identity = Identity { enrolment };
+        let receipt = Receipt {
+            node: identity.node(),
+            stream: StreamId([1; 16]),
+            seq: Seq(3),
+            hash: Hash([2; 32]),
+            epoch: StoreEpoch([3; 16]),
+            at: Timestamp::EPOCH,
+            quarantined: Vec::new(),
+        };
+        let signed_by = |seed| Signed::new(&receipt, &SecretKey::from_seed(&[seed; 32])).to_bytes();
+        assert_eq!(identity.read_receipt(&signed_by(9)), Some(receipt.clone()));
+        assert_eq!(identity.read_receipt(&signed_by(8)), None);
+    }
+}

@@ -162,3 +162,6 @@ impl Station {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

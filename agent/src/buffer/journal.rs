@@ -259,3 +259,46 @@ fn read_frame(path: &Path, at: u64) -> io::Result<Vec<u8>> {
     file.read_exact_at(&mut frame, at)?;
     Ok(frame)
 }
+
+#[cfg(test)]
+mod tests {
+    use tallystick_common::ids::StreamId;
+
+    use super::super::record::{Life, Mark};
+    use super::super::scan::scan;
+    use super::*;
+
+    fn journal(dir: &Path) -> Journal {
+        let life = Life { generation: 0, stream: StreamId([1; 16]), predecessor: None };
+        let checkpoint = Checkpoint { mark: Mark::beginning(life), state: None };
+        Journal::begin(dir, 1, 0, checkpoint).unwrap()
+    }
+
+    #[test]
+    fn a_record_that_could_not_be_written_leaves_the_journal_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = journal(folder.path());
+        journal.append(&Record::Offered(Seq(1)), Durability::Now).unwrap();
+        let path = file_path(folder.path(), 1);
+        let whole = fs::read(&path).unwrap();
+        let writable = std::mem::replace(&mut journal.file, File::open(&path).unwrap());
+        assert!(journal.append(&Record::Offered(Seq(2)), Durability::Now).is_err());
+        // What a write cut short by a full disk leaves.
+        writable.write_all_at(b"half a record", whole.len() as u64).unwrap();
+        journal.file = writable;
+        journal.append(&Record::Offered(Seq(3)), Durability::Now).unwrap();
+        assert_eq!(fs::read(&path).unwrap()[..whole.len()], whole);
+        let scan = scan(folder.path()).unwrap();
+        assert!(!scan.is_damaged() && scan.torn_tail().is_none());
+        assert_eq!(scan.mark.unwrap().offered, Some(Seq(3)));
+    }
+
+    #[test]
+    fn after_a_failed_sync_the_next_record_goes_into_a_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = journal(folder.path());
+        assert!(!journal.wants_new_file(1 << 20));
+        journal.tail = Tail::Doubtful;
+        assert!(journal.wants_new_file(1 << 20));
+    }
+}
