@@ -137,7 +137,9 @@ pub enum ReceiptOutcome {
 #[derive(Debug, thiserror::Error)]
 pub enum BufferError {
     /// The disk is full. Accrual goes on; the same segment is to be offered again.
-    #[error("cannot {action} {path}: the disk is full; metering goes on in memory, free some space")]
+    #[error(
+        "cannot {action} {path}: the disk is full; metering goes on in memory, free some space"
+    )]
     Full {
         /// What was attempted.
         action: &'static str,
@@ -178,7 +180,9 @@ pub enum BufferError {
     #[error("a record of more than 64 MiB cannot be journaled: meter fewer workloads")]
     TooLarge,
     /// Neither sled nor the journal has it.
-    #[error("segment {0} is no longer in the buffer: it is receipted and was removed, or it is lost")]
+    #[error(
+        "segment {0} is no longer in the buffer: it is receipted and was removed, or it is lost"
+    )]
     Gone(Seq),
     /// A receipt for something that was not sealed, or was sealed differently.
     #[error("the receipt through {through} is not for this stream: {why}")]
@@ -198,7 +202,9 @@ impl BufferError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { action, path },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { action, path }
+            }
             _ => Self::Io { action, path, source },
         }
     }
@@ -305,8 +311,7 @@ impl Buffer {
     }
 
     fn check_receipt(&self, receipt: &ReceiptMark) -> Result<(), BufferError> {
-        let foreign =
-            |why| Err(BufferError::ForeignReceipt { through: receipt.through, why });
+        let foreign = |why| Err(BufferError::ForeignReceipt { through: receipt.through, why });
         if receipt.through >= self.mark.head.next {
             return foreign("nothing was sealed there yet");
         }
@@ -315,7 +320,11 @@ impl Buffer {
         } else {
             self.stored(receipt.through)?.hash
         };
-        if hash == receipt.hash { Ok(()) } else { foreign("the segment sealed there has another hash") }
+        if hash == receipt.hash {
+            Ok(())
+        } else {
+            foreign("the segment sealed there has another hash")
+        }
     }
 
     /// Notes, before it is sent, that the segment at `seq` may be known to the other side from now on.

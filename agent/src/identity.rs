@@ -30,7 +30,9 @@ use crate::ship::tls;
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file.
-    #[error("cannot {action} {path}: {source}; check the owner and the permissions of the data folder")]
+    #[error(
+        "cannot {action} {path}: {source}; check the owner and the permissions of the data folder"
+    )]
     Io {
         /// What was attempted.
         action: &'static str,
@@ -40,7 +42,9 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// What is in a file.
-    #[error("{path} is damaged ({what}): restore it from a backup, or enrol this host as a new node with an empty data folder")]
+    #[error(
+        "{path} is damaged ({what}): restore it from a backup, or enrol this host as a new node with an empty data folder"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -48,7 +52,9 @@ pub enum IdentityError {
         what: String,
     },
     /// There is an enrolment already.
-    #[error("this host is enrolled already, as node {node}: to make it a new node give it an empty data folder with --data")]
+    #[error(
+        "this host is enrolled already, as node {node}: to make it a new node give it an empty data folder with --data"
+    )]
     Enrolled {
         /// As which.
         node: NodeId,
@@ -96,7 +102,8 @@ impl Identity {
     pub fn load(data: &Path) -> Result<Option<Self>, IdentityError> {
         let path = enrolment_path(data);
         let Some(file) = read_json::<EnrolmentFile>(&path)? else { return Ok(None) };
-        let damaged = |what: &str| IdentityError::Damaged { path: path.clone(), what: what.to_owned() };
+        let damaged =
+            |what: &str| IdentityError::Damaged { path: path.clone(), what: what.to_owned() };
         let keys = load_keys(data)?.ok_or_else(|| damaged("keys.json beside it is missing"))?;
         let signed_record: Signed<EnrolmentRecord> =
             signed(&file.record).ok_or_else(|| damaged("record"))?;
@@ -205,7 +212,8 @@ impl Identity {
     pub fn read_receipt(&self, bytes: &[u8]) -> Option<Receipt> {
         let ca_key = authority(&self.enrolment.ca)?;
         let receipt = Signed::<Receipt>::from_bytes(bytes).ok()?;
-        let certified = self.enrolment.receipt_keys.iter().filter_map(|key| key.verify(&ca_key).ok());
+        let certified =
+            self.enrolment.receipt_keys.iter().filter_map(|key| key.verify(&ca_key).ok());
         certified.map(|certificate| certificate.key).find_map(|key| receipt.verify(&key).ok())
     }
 
@@ -234,7 +242,9 @@ fn load_keys(data: &Path) -> Result<Option<NodeKeys>, IdentityError> {
     let seed = |text: &str| unhex(text).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
     match (seed(&file.signing_seed), seed(&file.tls_seed)) {
         (Some(signing_seed), Some(tls_seed)) => Ok(Some(NodeKeys { signing_seed, tls_seed })),
-        _ => Err(IdentityError::Damaged { path, what: "a seed is not 64 hexadecimal digits".into() }),
+        _ => {
+            Err(IdentityError::Damaged { path, what: "a seed is not 64 hexadecimal digits".into() })
+        }
     }
 }
 
@@ -285,7 +295,8 @@ pub(crate) mod tests {
         let ca = CertificateParams::default().self_signed(&pair).unwrap();
         // The last 32 bytes of the private key's PKCS #8 v1 part are its seed.
         let pkcs8 = pair.serialize_der();
-        let seed = pkcs8.windows(4).position(|window| window == [0x04, 0x22, 0x04, 0x20]).unwrap() + 4;
+        let seed =
+            pkcs8.windows(4).position(|window| window == [0x04, 0x22, 0x04, 0x20]).unwrap() + 4;
         let ca_key = SecretKey::from_seed(pkcs8[seed..seed + 32].try_into().unwrap());
         let record = EnrolmentRecord {
             node: NodeId([5; 16]),
@@ -316,7 +327,10 @@ pub(crate) mod tests {
         assert!(Identity::load(folder.path()).unwrap().is_none());
         let keys = Identity::keys_to_enroll(folder.path()).unwrap();
         let again = Identity::keys_to_enroll(folder.path()).unwrap();
-        assert_eq!(keys.signing_seed, again.signing_seed, "a lost answer is asked for with the same keys");
+        assert_eq!(
+            keys.signing_seed, again.signing_seed,
+            "a lost answer is asked for with the same keys"
+        );
         let mode = fs::metadata(keys_path(folder.path())).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let (_, enrolment) = enrolment(keys, &["reconciler:8621"]);

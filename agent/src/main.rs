@@ -26,7 +26,11 @@ const DEFAULT_CONFIG: &str = "/etc/tallystick/agent.toml";
 
 /// Meters this host, seals its readings, and keeps them until they are receipted.
 #[derive(Debug, Parser)]
-#[command(name = "tallystick-agent", version, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not enrolled, 4 configuration wrong, 5 another agent has the data folder, 6 no agent runs (status).")]
+#[command(
+    name = "tallystick-agent",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not enrolled, 4 configuration wrong, 5 another agent has the data folder, 6 no agent runs (status)."
+)]
 struct Cli {
     /// Configuration file; conf.d/*.toml beside it is read too. Without this option a missing
     /// /etc/tallystick/agent.toml means the defaults.
@@ -93,7 +97,8 @@ fn main() -> ExitCode {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sled=warn,quinn=warn"));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,sled=warn,quinn=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.compact().with_ansi(std::io::stderr().is_terminal()).init(),
@@ -125,10 +130,7 @@ fn load(path: Option<PathBuf>, data: Option<PathBuf>) -> anyhow::Result<Config> 
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
 }
 
 fn enroll_here(config: &Config, token: &str, name: Option<String>) -> anyhow::Result<ExitCode> {
@@ -138,8 +140,9 @@ fn enroll_here(config: &Config, token: &str, name: Option<String>) -> anyhow::Re
         text => text.to_owned(),
     };
     let token: JoinToken = text.trim().parse()?;
-    durable::create_private_dir(data)
-        .with_context(|| format!("create the data folder {}; choose another with --data", data.display()))?;
+    durable::create_private_dir(data).with_context(|| {
+        format!("create the data folder {}; choose another with --data", data.display())
+    })?;
     let _lock = DataLock::acquire(data)?;
     let keys = Identity::keys_to_enroll(data)?;
     let name = name.unwrap_or_else(host_name);

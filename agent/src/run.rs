@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tallystick_common::ids::StreamId;
@@ -44,7 +45,9 @@ pub enum RunError {
     #[error("the configuration cannot be run with: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Config(Vec<Problem>),
     /// Nobody has enrolled this host.
-    #[error("this host is not enrolled ({0} has no identity): run `tallystick-agent enroll TOKEN` with a token of `tallystick-reconciler token create`")]
+    #[error(
+        "this host is not enrolled ({0} has no identity): run `tallystick-agent enroll TOKEN` with a token of `tallystick-reconciler token create`"
+    )]
     NotEnrolled(PathBuf),
     /// Another agent.
     #[error(transparent)]
@@ -86,9 +89,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let identity = Identity::load(&data)?.ok_or_else(|| RunError::NotEnrolled(data.clone()))?;
     let (meter, status) = start(&config, &identity, &data)?;
     let shipper = Shipper::start(shipping(&identity), meter.station.buffer().clone());
-    Agent { config, data, identity, status, meter: Some(meter), shipper, stream_over: None, new_stream_at: None }
-        .work(shutdown)
-        .await
+    let agent = Agent {
+        config,
+        data,
+        identity,
+        status,
+        meter: Some(meter),
+        shipper,
+        stream_over: None,
+        new_stream_at: None,
+    };
+    Box::pin(agent.work(Box::pin(shutdown))).await
 }
 
 /// What samples and seals; moves to a blocking thread and back.
@@ -181,8 +192,10 @@ struct Agent {
 }
 
 impl Agent {
-    async fn work(mut self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        tokio::pin!(shutdown);
+    async fn work(
+        mut self,
+        mut shutdown: Pin<Box<impl Future<Output = ()>>>,
+    ) -> Result<(), RunError> {
         // At once, not at the next multiple: what is born from now on is then known to be.
         self.meter(false).await?;
         self.publish();
@@ -244,7 +257,8 @@ impl Agent {
             let troubles = meter.work(seed, new_stream);
             (meter, troubles)
         });
-        let (meter, troubles) = worked.await.map_err(|error| RunError::Worker(error.to_string()))?;
+        let (meter, troubles) =
+            worked.await.map_err(|error| RunError::Worker(error.to_string()))?;
         self.meter = Some(meter);
         if seal || !troubles.is_empty() {
             self.status.troubles = troubles;

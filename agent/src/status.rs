@@ -118,9 +118,8 @@ impl Status {
         let identity =
             Identity::load(data)?.ok_or_else(|| StatusError::NotEnrolled(data.to_owned()))?;
         let running = DataLock::is_held(data);
-        let published = fs::read(file(data))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let published =
+            fs::read(file(data)).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         match published {
             Some(status) if running => Ok(Self { running, ..status }),
             _ => Self::of_buffer(data, config, &identity, running),
@@ -242,7 +241,11 @@ impl fmt::Display for Table<'_> {
             None => format!("segment {seq}"),
         });
         writeln!(f, "receipt    {}", or_none(receipt))?;
-        writeln!(f, "buffer     {} unreceipted, {} bytes", status.unreceipted, status.buffer_bytes)?;
+        writeln!(
+            f,
+            "buffer     {} unreceipted, {} bytes",
+            status.unreceipted, status.buffer_bytes
+        )?;
         writeln!(f, "link       {}", status.link)?;
         for trouble in &status.troubles {
             writeln!(f, "trouble    {trouble}")?;
@@ -270,7 +273,9 @@ impl fmt::Display for LinkStatus {
         match self {
             Self::None => f.write_str("none"),
             Self::Connected { address } => write!(f, "connected to {address}"),
-            Self::Waiting { why, needs_action: true } => write!(f, "held, somebody has to act: {why}"),
+            Self::Waiting { why, needs_action: true } => {
+                write!(f, "held, somebody has to act: {why}")
+            }
             Self::Waiting { why, .. } => write!(f, "trying again: {why}"),
             Self::StreamOver { why } => write!(f, "a new stream begins: {why}"),
         }

@@ -87,11 +87,14 @@ fn insert(steps: &mut Vec<u8>, fresh: &[u8]) {
 }
 
 fn varint(steps: &mut Vec<u8>, mut value: usize) {
-    while value >= 0x80 {
-        steps.push((value & 0x7f) as u8 | 0x80);
+    loop {
+        let [low, ..] = value.to_le_bytes();
         value >>= 7;
+        if value == 0 {
+            return steps.push(low & 0x7f);
+        }
+        steps.push(low | 0x80);
     }
-    steps.push((value & 0x7f) as u8);
 }
 
 fn take_varint(steps: &mut &[u8]) -> Option<usize> {
@@ -117,7 +120,8 @@ mod tests {
         let state = |moved: u64| -> Vec<u8> {
             (0..200u64)
                 .flat_map(|id| {
-                    let mut register = format!("cgroup/system.slice/unit-{id:04}.service").into_bytes();
+                    let mut register =
+                        format!("cgroup/system.slice/unit-{id:04}.service").into_bytes();
                     register.extend((id * 7_919 + moved).to_le_bytes());
                     register
                 })

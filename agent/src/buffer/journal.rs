@@ -65,7 +65,14 @@ impl Journal {
         let (file, bytes) = create_file(dir, number, next_record, checkpoint)?;
         let files = BTreeMap::from([(number, FileFacts { bytes, ..FileFacts::default() })]);
         let next_record = next_record + 1;
-        Ok(Self { dir: dir.to_owned(), file, current: number, next_record, files, tail: Tail::Clean })
+        Ok(Self {
+            dir: dir.to_owned(),
+            file,
+            current: number,
+            next_record,
+            files,
+            tail: Tail::Clean,
+        })
     }
 
     /// Goes on in the last file of `scan`, which must have one, after cutting off a torn end.
@@ -189,7 +196,9 @@ impl Journal {
             };
             let path = file_path(&self.dir, *number);
             let frame = read_frame(&path, *at).map_err(BufferError::io("read", &path))?;
-            if let Found::Whole { record: Record::Sealed(sealed), .. } = record::read(&frame) {
+            if let Found::Whole { record, .. } = record::read(&frame)
+                && let Record::Sealed(sealed) = *record
+            {
                 return Ok(Some(sealed.segment));
             }
         }
@@ -241,8 +250,7 @@ fn create_file(
     checkpoint: Checkpoint,
 ) -> Result<(File, u64), BufferError> {
     let path = file_path(dir, number);
-    let frame =
-        Record::Checkpoint(checkpoint).frame(next_record).ok_or(BufferError::TooLarge)?;
+    let frame = Record::Checkpoint(checkpoint).frame(next_record).ok_or(BufferError::TooLarge)?;
     durable::replace_file(&path, &frame).map_err(BufferError::io("create", &path))?;
     Ok((open_file(&path)?, frame.len() as u64))
 }

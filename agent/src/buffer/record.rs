@@ -140,7 +140,8 @@ impl StateTrack {
                 self.current = Some((state.at, bytes.clone()));
             }
             StateForm::Delta { base_crc, steps, crc } => {
-                let Some((base, _)) = self.base.as_ref().filter(|(_, known)| known == base_crc) else {
+                let Some((base, _)) = self.base.as_ref().filter(|(_, known)| known == base_crc)
+                else {
                     return;
                 };
                 let bytes = delta::decode(base, steps, MAX_BODY_BYTES)
@@ -237,7 +238,7 @@ pub(super) fn take<T: Decode<()>>(bytes: &[u8]) -> Option<T> {
 #[derive(Debug)]
 pub(super) enum Found {
     /// A whole record, and how many bytes it takes.
-    Whole { record: Record, number: u64, bytes: usize },
+    Whole { record: Box<Record>, number: u64, bytes: usize },
     /// A whole record of a version or kind that this program does not know.
     Newer { kind: u8, version: u8 },
     /// No whole record begins here.
@@ -252,7 +253,10 @@ pub(super) fn read(bytes: &[u8]) -> Found {
         return Found::Newer { kind, version };
     }
     match Record::decode(kind, &frame[HEAD_BYTES..]) {
-        Some(record) => Found::Whole { record, number: number(frame), bytes: frame.len() },
+        Some(record) => {
+            let record = Box::new(record);
+            Found::Whole { record, number: number(frame), bytes: frame.len() }
+        }
         None => Found::Bad,
     }
 }
@@ -273,7 +277,8 @@ fn whole_frame(bytes: &[u8]) -> Option<&[u8]> {
     if head[0..4] != MAGIC || crc32fast::hash(&head[..24]) != word(&head[24..]) {
         return None;
     }
-    let length = usize::try_from(word(&head[8..])).ok().filter(|length| *length <= MAX_BODY_BYTES)?;
+    let length =
+        usize::try_from(word(&head[8..])).ok().filter(|length| *length <= MAX_BODY_BYTES)?;
     let frame = bytes.get(..HEAD_BYTES + length)?;
     (crc32fast::hash(&frame[HEAD_BYTES..]) == word(&head[20..])).then_some(frame)
 }
@@ -285,4 +290,3 @@ fn word(bytes: &[u8]) -> u32 {
 fn number(frame: &[u8]) -> u64 {
     frame[12..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
-

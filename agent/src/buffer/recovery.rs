@@ -83,9 +83,15 @@ pub enum Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TornTail { bytes } => write!(f, "the last journal record was not finished; cut off {bytes} bytes"),
+            Self::TornTail { bytes } => {
+                write!(f, "the last journal record was not finished; cut off {bytes} bytes")
+            }
             Self::JournalDamaged { kept_in } => {
-                write!(f, "parts of the journal were damaged; the files are kept in {}", kept_in.display())
+                write!(
+                    f,
+                    "parts of the journal were damaged; the files are kept in {}",
+                    kept_in.display()
+                )
             }
             Self::JournalRebuilt { segments } => {
                 write!(f, "the journal was written anew with {segments} segments")
@@ -134,7 +140,8 @@ pub fn peek(dir: &Path) -> Result<Option<Peek>, BufferError> {
         stream: mark.life.stream,
         head: mark.head,
         unreceipted: mark.head.next.0.saturating_sub(first.0),
-        bytes: durable::bytes_below(&dir.join("journal")) + durable::bytes_below(&dir.join("store")),
+        bytes: durable::bytes_below(&dir.join("journal"))
+            + durable::bytes_below(&dir.join("store")),
         state: scan.state.at(mark.head.next).map(<[u8]>::to_vec),
         last_receipt: mark.receipt,
     }))
@@ -151,8 +158,9 @@ pub(super) fn open(
     let scan = scan::scan(&dir.join("journal"))?;
     opening.put_away_ended(&scan)?;
     let store = opening.readable_store();
-    let (journal, mark, mut state) = opening.journal(&scan, store, fresh)?;
-    drop(scan);
+    let (journal, mark, mut state) = opening.journal(&scan, store.as_ref(), fresh)?;
+    // sled is opened again below, to be filled: two at a time it does not allow.
+    drop((scan, store));
     let store = opening.store(&journal, &mark, &state);
     state.forget_base();
     let recovered = Recovered {
@@ -211,14 +219,14 @@ impl Opening<'_> {
     fn journal(
         &mut self,
         scan: &Scan,
-        store: Option<(Store, Mark)>,
+        store: Option<&(Store, Mark)>,
         fresh: StreamId,
     ) -> Result<(Journal, Mark, StateTrack), BufferError> {
-        let by_store = store.as_ref().map(|(_, mark)| mark);
-        let Some(union) = Union::of(scan, by_store, |seq| store.as_ref()?.0.facts(seq)) else {
+        let by_store = store.map(|(_, mark)| mark);
+        let Some(union) = Union::of(scan, by_store, |seq| store?.0.facts(seq)) else {
             return self.begin(scan, Life { generation: 0, stream: fresh, predecessor: None });
         };
-        let state = union.state(&scan.state, || store.as_ref()?.0.state().ok());
+        let state = union.state(&scan.state, || store?.0.state().ok());
         let Some(state) = state.filter(|_| union.lost_from.is_none()) else {
             return self.end_stream(scan, &union, fresh);
         };
@@ -229,7 +237,7 @@ impl Opening<'_> {
             let journal = Journal::resume(&self.journal_dir(), scan)?;
             return Ok((journal, union.mark, state));
         }
-        self.rewrite(scan, store.map(|(store, _)| store), union, state)
+        self.rewrite(scan, store.map(|(store, _)| store), union, &state)
     }
 
     fn begin(
@@ -239,12 +247,8 @@ impl Opening<'_> {
     ) -> Result<(Journal, Mark, StateTrack), BufferError> {
         let mark = Mark::beginning(life);
         let checkpoint = Checkpoint { mark: mark.clone(), state: None };
-        let journal = Journal::begin(
-            &self.journal_dir(),
-            scan.last_file + 1,
-            scan.next_record,
-            checkpoint,
-        )?;
+        let journal =
+            Journal::begin(&self.journal_dir(), scan.last_file + 1, scan.next_record, checkpoint)?;
         self.put_away_damaged(scan)?;
         Ok((journal, mark, StateTrack::default()))
     }
@@ -289,9 +293,9 @@ impl Opening<'_> {
     fn rewrite(
         &mut self,
         scan: &Scan,
-        store: Option<Store>,
+        store: Option<&Store>,
         union: Union,
-        state: StateTrack,
+        state: &StateTrack,
     ) -> Result<(Journal, Mark, StateTrack), BufferError> {
         let dir = self.journal_dir();
         let old = (!scan.files.is_empty()).then(|| Journal::resume(&dir, scan)).transpose()?;
@@ -301,7 +305,7 @@ impl Opening<'_> {
         let mut journal =
             Journal::begin(&dir, scan.last_file + 1, scan.next_record, checkpoint(&mark))?;
         for facts in &union.chain {
-            let segment = segment_of_either(old.as_ref(), store.as_ref(), facts)?;
+            let segment = segment_of_either(old.as_ref(), store, facts)?;
             mark.head = facts.head_after();
             let record = Record::Sealed(SealedRecord { segment, state: None });
             journal.append(&record, Durability::Later)?;
@@ -333,7 +337,9 @@ impl Opening<'_> {
         let full = state.full_at(mark.head.next);
         filled
             .and_then(|store| store.set_mark(mark, full.as_ref()).map(|()| store))
-            .inspect_err(|error| self.reports.push(Report::StoreUnusable { why: error.to_string() }))
+            .inspect_err(|error| {
+                self.reports.push(Report::StoreUnusable { why: error.to_string() });
+            })
             .ok()
     }
 }
@@ -404,8 +410,8 @@ fn segment_of_either(
 fn set_aside(dir: &Path) -> PathBuf {
     let quarantine = dir.join("quarantine");
     let to = free_name(&quarantine, "store");
-    let moved = durable::create_private_dir(&quarantine)
-        .and_then(|()| fs::rename(dir.join("store"), &to));
+    let moved =
+        durable::create_private_dir(&quarantine).and_then(|()| fs::rename(dir.join("store"), &to));
     if let Err(error) = moved {
         tracing::warn!(%error, "the store could not be moved and is removed");
         let _ = fs::remove_dir_all(dir.join("store"));

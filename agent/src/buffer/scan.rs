@@ -164,7 +164,7 @@ fn scan_file(scan: &mut Scan, number: u64, bytes: &[u8]) -> Result<(), (u8, u8)>
     while at < bytes.len() {
         match record::read(&bytes[at..]) {
             Found::Whole { record, number: record_number, bytes } => {
-                scan.note(number, at as u64, record);
+                scan.note(number, at as u64, *record);
                 scan.next_record = scan.next_record.max(record_number + 1);
                 at += bytes;
                 whole = at;

@@ -22,9 +22,9 @@ use bincode::{Decode, Encode};
 use sled::Batch;
 use tallystick_common::ids::Seq;
 
+use super::StoredSegment;
 use super::record::{self, Mark, StateAt, StateForm, StateTrack};
 use super::scan::Facts;
-use super::StoredSegment;
 use crate::durable;
 
 const PIECE_BYTES: usize = 4096;
@@ -150,7 +150,9 @@ impl Store {
     pub(super) fn first_segment(&self) -> Result<Option<Seq>, StoreError> {
         guard(|| {
             let first = self.db.scan_prefix(b"s").keys().next().transpose()?;
-            Ok(first.and_then(|key| key.get(1..9)?.first_chunk().map(|seq| Seq(u64::from_be_bytes(*seq)))))
+            Ok(first.and_then(|key| {
+                key.get(1..9)?.first_chunk().map(|seq| Seq(u64::from_be_bytes(*seq)))
+            }))
         })
     }
 
@@ -205,7 +207,8 @@ fn put_mark(batch: &mut Batch, mark: &Mark, state: Option<&StateAt>) {
 fn put<T: Encode>(batch: &mut Batch, key: &[u8], body: &T) {
     let mut value = vec![0; HEAD_BYTES];
     record::put(body, &mut value);
-    let length = u32::try_from(value.len() - HEAD_BYTES).expect("a value is no longer than a record");
+    let length =
+        u32::try_from(value.len() - HEAD_BYTES).expect("a value is no longer than a record");
     let crc = crc32fast::hash(&value[HEAD_BYTES..]);
     value[0] = VERSION;
     value[1..5].copy_from_slice(&length.to_be_bytes());

@@ -76,7 +76,11 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
-        if entry.path().is_dir() { copy(&entry.path(), &target) } else { fs::copy(entry.path(), target).map(drop).unwrap() }
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).map(drop).unwrap();
+        }
     }
 }
 
@@ -113,10 +117,7 @@ fn a_receipt_frees_the_disk_and_nothing_else_does() {
     assert!(buffer.journal.bytes() < before / 2);
     assert_eq!(buffer.receipt(receipt(10)).unwrap(), ReceiptOutcome::Known);
     assert_eq!(buffer.oldest_held(), Seq(48), "two receipted ones are kept");
-    assert!(matches!(
-        buffer.segments_from(Seq(3), 1, 1).unwrap_err(),
-        BufferError::Gone(Seq(3))
-    ));
+    assert!(matches!(buffer.segments_from(Seq(3), 1, 1).unwrap_err(), BufferError::Gone(Seq(3))));
     drop(buffer);
     let (mut buffer, recovered) = open(folder.path());
     assert_eq!(recovered.last_receipt, Some(receipt(49)));
@@ -328,7 +329,8 @@ fn what_is_lost_in_both_ends_the_stream_and_a_new_one_names_it() {
     assert_eq!(fs::read(scan::file_path(kept_in, 1)).unwrap(), bytes, "kept as it was found");
     buffer.append(segment(0), &state(0)).unwrap();
     drop(buffer);
-    let (_, recovered) = Buffer::open(folder.path(), Settings::default(), StreamId([3; 16])).unwrap();
+    let (_, recovered) =
+        Buffer::open(folder.path(), Settings::default(), StreamId([3; 16])).unwrap();
     assert_eq!((recovered.stream, recovered.reports.len()), (FRESH, 0));
 }
 
@@ -370,8 +372,13 @@ fn a_journal_of_a_newer_version_is_left_alone() {
 fn most_states_are_journaled_as_small_differences() {
     let folder = tempfile::tempdir().unwrap();
     let (mut buffer, _) = Buffer::open(folder.path(), Settings::default(), STREAM).unwrap();
-    let state = |seq: u64| -> Vec<u8> { (0..1000u64).flat_map(|n| (n * 7 + seq).to_be_bytes()).collect() };
-    let same = |seq: u64| { let mut same = state(0); same[100] = seq as u8; same };
+    let state =
+        |seq: u64| -> Vec<u8> { (0..1000u64).flat_map(|n| (n * 7 + seq).to_be_bytes()).collect() };
+    let same = |seq: u64| {
+        let mut same = state(0);
+        same[100] = seq.to_le_bytes()[0];
+        same
+    };
     for seq in 0..200 {
         buffer.append(segment(seq), &same(seq)).unwrap();
     }

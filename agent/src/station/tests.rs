@@ -74,7 +74,8 @@ fn meter(station: &mut Station, seconds: std::ops::Range<u64>, workloads: u64) {
 
 fn verified(station: &Station) -> Vec<VerifiedSegment> {
     let ring = KeyRing::new(NODE, key().public());
-    let segments = station.buffer().lock().segments_from(Seq::FIRST, usize::MAX, usize::MAX).unwrap();
+    let segments =
+        station.buffer().lock().segments_from(Seq::FIRST, usize::MAX, usize::MAX).unwrap();
     segments
         .into_iter()
         .map(|segment| SealedSegment::parse(segment.bytes).unwrap().verify(&ring).unwrap())
