@@ -64,24 +64,52 @@ fn guarded() -> Vec<Operation> {
         (read.clone(), "/v1/usage/recent", get(usage::recent)),
         (read.clone(), "/v1/nodes", get(nodes::list)),
         (read.clone(), "/v1/nodes/{node}", get(nodes::show)),
-        (read.clone(), "/v1/nodes/{node}/segments", get(nodes::segments)),
-        (read.clone(), "/v1/nodes/{node}/quarantine", get(nodes::quarantine)),
-        (read.clone(), "/v1/nodes/{node}/refusals", get(nodes::refusals)),
+        (
+            read.clone(),
+            "/v1/nodes/{node}/segments",
+            get(nodes::segments),
+        ),
+        (
+            read.clone(),
+            "/v1/nodes/{node}/quarantine",
+            get(nodes::quarantine),
+        ),
+        (
+            read.clone(),
+            "/v1/nodes/{node}/refusals",
+            get(nodes::refusals),
+        ),
         (write.clone(), "/v1/nodes/{node}/ban", post(nodes::ban)),
-        (write.clone(), "/v1/nodes/{node}/retire", post(nodes::retire)),
+        (
+            write.clone(),
+            "/v1/nodes/{node}/retire",
+            post(nodes::retire),
+        ),
         (read.clone(), "/v1/refusals", get(nodes::all_refusals)),
         (write.clone(), "/v1/join-tokens", post(tokens::create)),
         (read.clone(), "/v1/accounts", get(catalog::accounts)),
         (write.clone(), "/v1/accounts", post(catalog::create_account)),
-        (read.clone(), "/v1/accounts/{account}", get(catalog::account)),
-        (read.clone(), "/v1/accounts/{account}/draft", get(invoices::draft)),
+        (
+            read.clone(),
+            "/v1/accounts/{account}",
+            get(catalog::account),
+        ),
+        (
+            read.clone(),
+            "/v1/accounts/{account}/draft",
+            get(invoices::draft),
+        ),
         (read.clone(), "/v1/assignments", get(catalog::assignments)),
         (write.clone(), "/v1/assignments", post(catalog::assign)),
         (read.clone(), "/v1/plans", get(catalog::plans)),
         (write.clone(), "/v1/plans", post(catalog::apply_plan)),
         (write.clone(), "/v1/plans/check", post(catalog::check_plan)),
         (read.clone(), "/v1/plans/{plan}", get(catalog::plan)),
-        (read.clone(), "/v1/subscriptions", get(catalog::subscriptions)),
+        (
+            read.clone(),
+            "/v1/subscriptions",
+            get(catalog::subscriptions),
+        ),
         (write.clone(), "/v1/subscriptions", post(catalog::subscribe)),
         (read.clone(), "/v1/invoices", get(invoices::list)),
         (write, "/v1/invoices", post(invoices::issue)),
@@ -103,7 +131,9 @@ fn open() -> Vec<Operation> {
 fn routes(operations: Vec<Operation>) -> Router<App> {
     operations
         .into_iter()
-        .fold(Router::new(), |router, (_, path, handler)| router.route(path, handler))
+        .fold(Router::new(), |router, (_, path, handler)| {
+            router.route(path, handler)
+        })
 }
 
 /// Everything that HTTP answers: API and console.
@@ -119,7 +149,10 @@ pub fn router(app: App) -> Router {
 }
 
 async fn not_found(uri: axum::http::Uri) -> Problem {
-    Problem::not_found(format!("nothing is at {}; GET /v1/openapi.json lists what there is", uri.path()))
+    Problem::not_found(format!(
+        "nothing is at {}; GET /v1/openapi.json lists what there is",
+        uri.path()
+    ))
 }
 
 async fn wrong_method(method: Method, uri: axum::http::Uri) -> Problem {
@@ -127,7 +160,10 @@ async fn wrong_method(method: Method, uri: axum::http::Uri) -> Problem {
         axum::http::StatusCode::METHOD_NOT_ALLOWED,
         "method-not-allowed",
         "another method is needed",
-        format!("{} does not take {method}; see GET /v1/openapi.json", uri.path()),
+        format!(
+            "{} does not take {method}; see GET /v1/openapi.json",
+            uri.path()
+        ),
     )
 }
 
@@ -141,11 +177,23 @@ async fn secured(mut response: Response) -> Response {
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
     ];
     for (name, value) in headers {
-        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+        response
+            .headers_mut()
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
     }
     response
 }
+
+#[cfg(test)]
+mod tests;

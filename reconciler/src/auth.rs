@@ -140,18 +140,16 @@ pub async fn login_by_token(
     token: &str,
     now: Timestamp,
 ) -> Result<Option<Secret>, AuthError> {
-    let Some(actor) = token_actor(store, token).await? else { return Ok(None) };
+    let Some(actor) = token_actor(store, token).await? else {
+        return Ok(None);
+    };
     let mut tx = store.write().await?;
     let session = begin(&mut tx, &actor, now).await?;
     tx.commit().await.map_err(StoreError::from)?;
     Ok(Some(session))
 }
 
-async fn begin(
-    tx: &mut store::Tx,
-    name: &str,
-    now: Timestamp,
-) -> Result<Secret, AuthError> {
+async fn begin(tx: &mut store::Tx, name: &str, now: Timestamp) -> Result<Secret, AuthError> {
     let session = Secret::draw("tss_")?;
     let ends = now.saturating_add(SESSION_LIFE);
     store::auth::insert_session(tx, &hash(session.reveal()), name, now, ends).await?;
@@ -194,26 +192,65 @@ mod tests {
     async fn a_login_link_works_once_and_not_for_long() {
         let (_folder, store) = store().await;
         let code = create_login(&store, "console", at(0)).await.unwrap();
-        assert!(login_by_code(&store, "tsl_guess", at(1)).await.unwrap().is_none());
-        let session = login_by_code(&store, code.reveal(), at(1)).await.unwrap().unwrap();
-        assert!(login_by_code(&store, code.reveal(), at(2)).await.unwrap().is_none(), "used");
-        assert!(session_actor(&store, session.reveal(), at(3)).await.unwrap().is_some());
+        assert!(
+            login_by_code(&store, "tsl_guess", at(1))
+                .await
+                .unwrap()
+                .is_none()
+        );
+        let session = login_by_code(&store, code.reveal(), at(1))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            login_by_code(&store, code.reveal(), at(2))
+                .await
+                .unwrap()
+                .is_none(),
+            "used"
+        );
+        assert!(
+            session_actor(&store, session.reveal(), at(3))
+                .await
+                .unwrap()
+                .is_some()
+        );
         let over = at(2 + SESSION_LIFE.0 / 1_000_000);
-        assert!(session_actor(&store, session.reveal(), over).await.unwrap().is_none());
+        assert!(
+            session_actor(&store, session.reveal(), over)
+                .await
+                .unwrap()
+                .is_none()
+        );
         logout(&store, session.reveal()).await.unwrap();
-        assert!(session_actor(&store, session.reveal(), at(3)).await.unwrap().is_none());
+        assert!(
+            session_actor(&store, session.reveal(), at(3))
+                .await
+                .unwrap()
+                .is_none()
+        );
 
         let late = create_login(&store, "console", at(0)).await.unwrap();
-        assert!(login_by_code(&store, late.reveal(), at(901)).await.unwrap().is_none());
+        assert!(
+            login_by_code(&store, late.reveal(), at(901))
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 
     #[tokio::test]
     async fn a_token_is_known_by_its_hash_alone() {
         let (_folder, store) = store().await;
-        let token = create_token(&store, "admin", "cli:anna", at(0)).await.unwrap();
+        let token = create_token(&store, "admin", "cli:anna", at(0))
+            .await
+            .unwrap();
         let actor = token_actor(&store, token.reveal()).await.unwrap();
         assert_eq!(actor.as_deref(), Some("api:admin"));
-        assert_eq!(token_actor(&store, &hash(token.reveal())).await.unwrap(), None);
+        assert_eq!(
+            token_actor(&store, &hash(token.reveal())).await.unwrap(),
+            None
+        );
         assert_eq!(token_actor(&store, "").await.unwrap(), None);
     }
 }

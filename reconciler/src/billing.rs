@@ -41,7 +41,7 @@ pub enum BillingError {
         /// Whose.
         account: String,
         /// Why.
-        source: StatementError,
+        source: Box<StatementError>,
     },
     /// An amount or currency in the store is not usable.
     #[error(transparent)]
@@ -68,7 +68,9 @@ pub enum BillingError {
         outstanding: Vec<Outstanding>,
     },
     /// Usage that its registers do not bear out (I3).
-    #[error("issue the invoice of {account}: {count} items of usage differ from what their registers counted; see the draft's discrepancies")]
+    #[error(
+        "issue the invoice of {account}: {count} items of usage differ from what their registers counted; see the draft's discrepancies"
+    )]
     Discrepancies {
         /// Whose.
         account: String,
@@ -107,5 +109,12 @@ fn list(outstanding: &[Outstanding]) -> String {
 /// The UTC year of an instant.
 fn year_of(at: Timestamp) -> i64 {
     let text = at.to_string();
-    text.get(..4).and_then(|year| year.parse().ok()).unwrap_or(1970)
+    text.get(..4)
+        .and_then(|year| year.parse().ok())
+        .unwrap_or(1970)
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,9 @@ pub enum CatalogError {
         why: String,
     },
     /// An effective instant off the grid of rating boundaries.
-    #[error("{at} is not a quarter-hour: effective instants are on :00, :15, :30 or :45, such as {nearest}")]
+    #[error(
+        "{at} is not a quarter-hour: effective instants are on :00, :15, :30 or :45, such as {nearest}"
+    )]
     NotQuarterHour {
         /// What was given.
         at: Timestamp,
@@ -86,5 +88,8 @@ pub fn quarter_hour(at: Timestamp) -> Result<Timestamp, CatalogError> {
     if at.is_quarter_hour() {
         return Ok(at);
     }
-    Err(CatalogError::NotQuarterHour { at, nearest: at.floor_to(QUARTER_HOUR_US) })
+    Err(CatalogError::NotQuarterHour {
+        at,
+        nearest: at.floor_to(QUARTER_HOUR_US),
+    })
 }

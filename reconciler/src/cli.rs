@@ -31,7 +31,11 @@ use output::Output;
 
 /// Admits readings, keeps them, rates them, writes invoices.
 #[derive(Debug, Parser)]
-#[command(name = "tallystick-reconciler", version, after_help = "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 refused by a rule, 4 not yet.")]
+#[command(
+    name = "tallystick-reconciler",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 refused by a rule, 4 not yet."
+)]
 pub struct Cli {
     #[command(flatten)]
     common: Common,
@@ -93,14 +97,16 @@ pub async fn main(cli: Cli) -> ExitCode {
     match dispatch(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tallystick-reconciler: {error:#}");
+            eprintln!("tallystick-reconciler: {}", told(&error));
             ExitCode::from(exit_code(&error))
         }
     }
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<()> {
-    let output = Output { json: cli.common.json };
+    let output = Output {
+        json: cli.common.json,
+    };
     let data = cli.common.data;
     match cli.command {
         Command::Init => return init_command(&data, output).await,
@@ -109,7 +115,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     }
     let config = Config::load(&data)?;
     let store = Store::open(&config.store()).await?;
-    let context = Session { config, store, output, actor: actor() };
+    let context = Session {
+        config,
+        store,
+        output,
+        actor: actor(),
+    };
     let done = match cli.command {
         Command::Init | Command::Serve(_) => Ok(()),
         Command::Token(command) => command.run(&context).await,
@@ -130,7 +141,9 @@ async fn init_command(data: &std::path::Path, output: Output) -> anyhow::Result<
     let token = init::init(data, &actor(), clock::now())
         .await
         .with_context(|| format!("make {} ready", data.display()))?;
-    let fingerprint = Authority::open(data, clock::now())?.ca_fingerprint().to_string();
+    let fingerprint = Authority::open(data, clock::now())?
+        .ca_fingerprint()
+        .to_string();
     if output.json {
         return output.value(&serde_json::json!({
             "data": data, "api_token": token.reveal(), "ca_fingerprint": fingerprint,
@@ -139,7 +152,10 @@ async fn init_command(data: &std::path::Path, output: Output) -> anyhow::Result<
     println!("data folder     {}", data.display());
     println!("CA fingerprint  {fingerprint}");
     println!("API token       {}", token.reveal());
-    println!("The token is told only now. Next: tallystick-reconciler serve --data {}", data.display());
+    println!(
+        "The token is told only now. Next: tallystick-reconciler serve --data {}",
+        data.display()
+    );
     Ok(())
 }
 
@@ -148,6 +164,21 @@ fn actor() -> String {
     let name = std::env::var("USER").ok().filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     format!("cli:{name}")
+}
+
+/// The chain of causes; a cause that the error above it tells already is not told twice.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = if text.is_empty() {
+                cause
+            } else {
+                format!("{text}: {cause}")
+            };
+        }
+    }
+    text
 }
 
 /// What scripts can act on.

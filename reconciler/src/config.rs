@@ -92,8 +92,10 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
-        let file = toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path, source: Box::new(source) })?;
+        let file = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path,
+            source: Box::new(source),
+        })?;
         Ok(Self::from_file(data, file))
     }
 
@@ -123,7 +125,10 @@ mod tests {
     #[test]
     fn what_the_file_leaves_out_is_the_default() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Config::load(folder.path()).unwrap(), Config::of(folder.path()));
+        assert_eq!(
+            Config::load(folder.path()).unwrap(),
+            Config::of(folder.path())
+        );
         let text = "seller = \"S\"\n[listen]\nhttp = \"127.0.0.1:1\"\n";
         std::fs::write(folder.path().join(FILE_NAME), text).unwrap();
         let config = Config::load(folder.path()).unwrap();

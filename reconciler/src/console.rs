@@ -33,17 +33,30 @@ pub fn routes(app: &App) -> Router<App> {
         .route_layer(from_fn_with_state(app.clone(), session))
         .route("/login", get(login_page).post(login))
         .route("/logout", post(logout))
-        .route("/assets/console.css", get(|| asset("text/css; charset=utf-8", CSS)))
-        .route("/assets/htmx.js", get(|| asset("text/javascript; charset=utf-8", HTMX)))
+        .route(
+            "/assets/console.css",
+            get(|| asset("text/css; charset=utf-8", CSS)),
+        )
+        .route(
+            "/assets/htmx.js",
+            get(|| asset("text/javascript; charset=utf-8", HTMX)),
+        )
         .route("/assets/icon.svg", get(|| asset("image/svg+xml", ICON)))
 }
 
 async fn asset(kind: &'static str, text: &'static str) -> Response {
-    let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=3600")];
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "public, max-age=3600"),
+    ];
     (headers, text).into_response()
 }
 
-async fn session(State(app): State<App>, request: Request, next: Next) -> Result<Response, Problem> {
+async fn session(
+    State(app): State<App>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let actor = match cookie(request.headers()) {
         Some(cookie) => auth::session_actor(app.store(), cookie, clock::now()).await?,
         None => None,
@@ -71,7 +84,8 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn rendered(page: askama::Result<String>) -> Result<Response, Problem> {
-    page.map(|text| Html(text).into_response()).map_err(|error| Problem::internal(&error))
+    page.map(|text| Html(text).into_response())
+        .map_err(|error| Problem::internal(&error))
 }
 
 async fn first_page(State(app): State<App>) -> Result<Response, Problem> {
@@ -103,7 +117,8 @@ async fn invoice_page(
 ) -> Result<Response, Problem> {
     let mut tx = app.store().read().await?;
     let row = store::billing::invoice(&mut tx, &number).await?;
-    let row = row.ok_or_else(|| Problem::not_found(format!("no invoice has the number {number}")))?;
+    let row =
+        row.ok_or_else(|| Problem::not_found(format!("no invoice has the number {number}")))?;
     let view = view::of_invoice(&row).map_err(|error| Problem::internal(&error))?;
     rendered(pages::invoice_page(&view))
 }
@@ -118,10 +133,14 @@ async fn login_page(
     State(app): State<App>,
     Query(link): Query<LoginLink>,
 ) -> Result<Response, Problem> {
-    let Some(code) = link.code else { return rendered(pages::login_page(None)) };
+    let Some(code) = link.code else {
+        return rendered(pages::login_page(None));
+    };
     match auth::login_by_code(app.store(), &code, clock::now()).await? {
         Some(session) => Ok(logged_in(&session)),
-        None => refused("This link was used before, or is too old. Paste an API token, or make a new link."),
+        None => refused(
+            "This link was used before, or is too old. Paste an API token, or make a new link.",
+        ),
     }
 }
 
@@ -134,7 +153,9 @@ struct LoginForm {
 async fn login(State(app): State<App>, Form(form): Form<LoginForm>) -> Result<Response, Problem> {
     match auth::login_by_token(app.store(), form.token.trim(), clock::now()).await? {
         Some(session) => Ok(logged_in(&session)),
-        None => refused("This API token is not known. `tallystick-reconciler init` printed the first one."),
+        None => refused(
+            "This API token is not known. `tallystick-reconciler init` printed the first one.",
+        ),
     }
 }
 
@@ -155,7 +176,11 @@ async fn logout(State(app): State<App>, headers: HeaderMap) -> Result<Response, 
 fn logged_in(session: &Secret) -> Response {
     let page = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"0;url=/\">\
                 <title>Tallystick</title></head><body><a href=\"/\">Go on to the console</a></body></html>";
-    with_cookie(Html(page).into_response(), session.reveal(), SESSION_LIFE.0 / 1_000_000)
+    with_cookie(
+        Html(page).into_response(),
+        session.reveal(),
+        SESSION_LIFE.0 / 1_000_000,
+    )
 }
 
 fn with_cookie(mut response: Response, value: &str, seconds: u64) -> Response {

@@ -14,7 +14,9 @@ use crate::store::{Store, StoreError};
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// The folder could not be made.
-    #[error("create data folder {path}: {source}; choose another with --data, or run as a user who may write there")]
+    #[error(
+        "create data folder {path}: {source}; choose another with --data, or run as a user who may write there"
+    )]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -60,8 +62,14 @@ pub async fn open_or_init(data: &Path, now: Timestamp) -> Result<(Authority, Sto
 }
 
 fn make_folder(data: &Path) -> Result<(), InitError> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
-    made.map_err(|source| InitError::Folder { path: data.to_owned(), source })
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data);
+    made.map_err(|source| InitError::Folder {
+        path: data.to_owned(),
+        source,
+    })
 }
 
 fn epoch() -> Result<StoreEpoch, InitError> {

@@ -17,7 +17,12 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
     let mut tx = app.store().read().await?;
     let mut text = stored(&mut tx).await?;
     let strangers = app.services.strangers.summary();
-    let mut family = Family::new(&mut text, "tallystick_strangers_refused_total", "counter", "Connections refused that no enrolled node made, by reason.");
+    let mut family = Family::new(
+        &mut text,
+        "tallystick_strangers_refused_total",
+        "counter",
+        "Connections refused that no enrolled node made, by reason.",
+    );
     for (reason, count) in strangers.counts {
         let reason = serde_json::to_value(reason).unwrap_or_default();
         family.value(&[("reason", reason.as_str().unwrap_or("other"))], count);
@@ -30,16 +35,37 @@ async fn stored(conn: &mut Connection) -> Result<String, StoreError> {
     let mut text = String::new();
     let quarantined = sum(&inspect::quarantine_counts(conn).await?);
     let admitted = inspect::admitted(conn).await?;
-    let mut family = Family::new(&mut text, "tallystick_segments_admitted_total", "counter", "Segments admitted, by verdict.");
-    family.value(&[("verdict", "counted")], admitted.saturating_sub(quarantined));
+    let mut family = Family::new(
+        &mut text,
+        "tallystick_segments_admitted_total",
+        "counter",
+        "Segments admitted, by verdict.",
+    );
+    family.value(
+        &[("verdict", "counted")],
+        admitted.saturating_sub(quarantined),
+    );
     family.value(&[("verdict", "quarantined")], quarantined);
-    let mut family = Family::new(&mut text, "tallystick_refusals_total", "counter", "What enrolled nodes sent and was refused, by reason.");
+    let mut family = Family::new(
+        &mut text,
+        "tallystick_refusals_total",
+        "counter",
+        "What enrolled nodes sent and was refused, by reason.",
+    );
     for (reason, count) in by_what(&inspect::refusal_counts(conn).await?) {
         family.value(&[("reason", &reason)], count);
     }
     for (name, help, counts) in [
-        ("tallystick_streams", "Streams, by state.", inspect::stream_counts(conn).await?),
-        ("tallystick_nodes", "Nodes, by state.", inspect::node_counts(conn).await?),
+        (
+            "tallystick_streams",
+            "Streams, by state.",
+            inspect::stream_counts(conn).await?,
+        ),
+        (
+            "tallystick_nodes",
+            "Nodes, by state.",
+            inspect::node_counts(conn).await?,
+        ),
     ] {
         let mut family = Family::new(&mut text, name, "gauge", help);
         for count in counts {
@@ -47,7 +73,13 @@ async fn stored(conn: &mut Connection) -> Result<String, StoreError> {
         }
     }
     let lag = inspect::rollup_lag(conn).await?;
-    Family::new(&mut text, "tallystick_rollup_lag_segments", "gauge", "Segments stored that rollups do not hold yet.").value(&[], lag);
+    Family::new(
+        &mut text,
+        "tallystick_rollup_lag_segments",
+        "gauge",
+        "Segments stored that rollups do not hold yet.",
+    )
+    .value(&[], lag);
     Ok(text)
 }
 
@@ -75,13 +107,23 @@ impl<'a> Family<'a> {
     }
 
     fn value(&mut self, labels: &[(&str, &str)], value: u64) {
-        let labels: Vec<String> = labels.iter().map(|(name, text)| label(name, text)).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(name, text)| label(name, text))
+            .collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
         let _ = writeln!(self.text, "{}{labels} {value}", self.name);
     }
 }
 
 fn label(name: &str, text: &str) -> String {
-    let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let text = text
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n");
     format!("{name}=\"{text}\"")
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod background;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use background::background;
 use tokio::net::TcpListener;
@@ -36,7 +38,9 @@ pub enum RunError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The UDP address.
-    #[error("{source}; stop what uses {address}, or choose another address for ingest (--ingest, or listen.ingest in reconciler.toml)")]
+    #[error(
+        "{source}; stop what uses {address}, or choose another address for ingest (--ingest, or listen.ingest in reconciler.toml)"
+    )]
     Ingest {
         /// The address.
         address: SocketAddr,
@@ -44,7 +48,9 @@ pub enum RunError {
         source: EndpointError,
     },
     /// The TCP address.
-    #[error("listen on {address} for API and console: {source}; stop what uses it, or choose another address (--http, or listen.http in reconciler.toml)")]
+    #[error(
+        "listen on {address} for API and console: {source}; stop what uses it, or choose another address (--http, or listen.http in reconciler.toml)"
+    )]
     Http {
         /// The address.
         address: SocketAddr,
@@ -104,15 +110,27 @@ pub async fn serve(
         addresses: config.addresses.clone(),
         connections_max: DEFAULT_CONNECTIONS_MAX,
     });
-    let listener = Listener::open(config.ingest, Arc::clone(&services))
-        .map_err(|source| RunError::Ingest { address: config.ingest, source })?;
+    let listener = Listener::open(config.ingest, Arc::clone(&services)).map_err(|source| {
+        RunError::Ingest {
+            address: config.ingest,
+            source,
+        }
+    })?;
     let ingest = listener.address();
     let (stop, stopped) = watch::channel(false);
     let ingesting = tokio::spawn(listener.run(stopped.clone()));
-    let app = App { services: Arc::clone(&services), seller: config.seller.as_str().into(), ingest: Some(ingest) };
+    let app = App {
+        services: Arc::clone(&services),
+        seller: config.seller.as_str().into(),
+        ingest: Some(ingest),
+    };
     let answering = tokio::spawn(answer(http, app, stopped));
     tracing::info!(%ingest, http = %http_address, "serving");
-    ready(Ready { ingest, http: http_address, services: Arc::clone(&services) });
+    ready(Ready {
+        ingest,
+        http: http_address,
+        services: Arc::clone(&services),
+    });
     shutdown.await;
     tracing::info!("stopping");
     let _ = stop.send(true);
@@ -128,7 +146,9 @@ pub async fn serve(
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| RunError::Http { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Http { address, source })
 }
 
 async fn answer(
@@ -139,5 +159,7 @@ async fn answer(
     let stop = async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    axum::serve(listener, api::router(app)).with_graceful_shutdown(stop).await
+    axum::serve(listener, api::router(app))
+        .with_graceful_shutdown(stop)
+        .await
 }

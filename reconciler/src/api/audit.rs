@@ -62,6 +62,12 @@ pub(super) async fn list(
     let mut entries = audit::entries(&mut tx, page.after_number()?, more).await?;
     let rest = entries.len() > limit;
     entries.truncate(limit);
-    let next = entries.last().filter(|_| rest).map(|entry| cursor(&entry.seq.to_string()));
-    Ok(Json(Page { items: entries.into_iter().map(AuditEntry::from).collect(), next }))
+    let next = entries
+        .last()
+        .filter(|_| rest)
+        .map(|entry| cursor(&entry.seq.to_string()));
+    Ok(Json(Page {
+        items: entries.into_iter().map(AuditEntry::from).collect(),
+        next,
+    }))
 }

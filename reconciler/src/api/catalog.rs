@@ -174,7 +174,9 @@ pub(super) async fn assignments(
 ) -> Result<Json<Page<Assignment>>, Problem> {
     let mut tx = app.store().read().await?;
     let rules = store::catalog::assignments(&mut tx).await?;
-    Ok(Json(page.cut(rules.iter().cloned().collect(), |rule| format!("{:020}", rule.id))?))
+    Ok(Json(page.cut(rules.iter().cloned().collect(), |rule| {
+        format!("{:020}", rule.id)
+    })?))
 }
 
 /// Assigns workloads of nodes to an account. Asking again gives the same assignment.
@@ -200,7 +202,10 @@ pub(super) async fn plans(
     let mut tx = app.store().read().await?;
     let plans = store::catalog::plan_versions(&mut tx).await?;
     let page = page.cut(plans, |plan| format!("{} {:020}", plan.plan, plan.version))?;
-    Ok(Json(Page { items: page.items.into_iter().map(PlanView::from).collect(), next: page.next }))
+    Ok(Json(Page {
+        items: page.items.into_iter().map(PlanView::from).collect(),
+        next: page.next,
+    }))
 }
 
 /// Checks a plan without applying it.

@@ -54,26 +54,46 @@ impl Problem {
     /// A value that cannot be used.
     #[must_use]
     pub fn invalid(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "a value is not usable", detail)
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid",
+            "a value is not usable",
+            detail,
+        )
     }
 
     /// A request that cannot be read.
     #[must_use]
     pub fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", "the request cannot be read", detail)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "malformed",
+            "the request cannot be read",
+            detail,
+        )
     }
 
     /// The state of things forbids it.
     #[must_use]
     pub fn conflict(kind: &str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, kind, "the present state forbids it", detail)
+        Self::new(
+            StatusCode::CONFLICT,
+            kind,
+            "the present state forbids it",
+            detail,
+        )
     }
 
     /// Nobody said who they are.
     #[must_use]
     pub fn unauthorized() -> Self {
         let detail = "give an API token as `Authorization: Bearer TOKEN`; `tallystick-reconciler init` printed the first";
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "who is asking is not known", detail)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "who is asking is not known",
+            detail,
+        )
     }
 
     /// Our own failure. The detail goes to the log, not to the caller.
@@ -81,7 +101,12 @@ impl Problem {
     pub fn internal(error: &dyn std::fmt::Display) -> Self {
         tracing::error!(%error, "a request failed");
         let detail = "the reconciler could not answer; its log says why";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a failure of the reconciler", detail)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "a failure of the reconciler",
+            detail,
+        )
     }
 }
 
@@ -99,7 +124,10 @@ impl IntoResponse for Problem {
         let body = serde_json::to_string(&self).unwrap_or_default();
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -129,7 +157,9 @@ impl From<CatalogError> for Problem {
     fn from(error: CatalogError) -> Self {
         let detail = error.to_string();
         match error {
-            CatalogError::Invalid { .. } | CatalogError::NotQuarterHour { .. } => Self::invalid(detail),
+            CatalogError::Invalid { .. } | CatalogError::NotQuarterHour { .. } => {
+                Self::invalid(detail)
+            }
             CatalogError::Overlap { .. } => Self::conflict("overlap", detail),
             CatalogError::Exists { .. } => Self::conflict("exists", detail),
             CatalogError::Unknown { .. } => Self::not_found(detail),

@@ -23,7 +23,9 @@ pub(super) async fn guard(
     next: Next,
 ) -> Result<Response, Problem> {
     let token = bearer(request.headers()).ok_or_else(Problem::unauthorized)?;
-    let actor = auth::token_actor(app.store(), token).await?.ok_or_else(Problem::unauthorized)?;
+    let actor = auth::token_actor(app.store(), token)
+        .await?
+        .ok_or_else(Problem::unauthorized)?;
     request.extensions_mut().insert(Caller(actor.clone()));
     match request.headers().get("idempotency-key").cloned() {
         Some(key) if request.method() == Method::POST => {
@@ -44,7 +46,9 @@ fn idempotency_key(value: &HeaderValue) -> Result<String, Problem> {
     if (1..=255).contains(&text.len()) {
         return Ok(text.to_owned());
     }
-    Err(Problem::malformed("Idempotency-Key is not usable: give 1 to 255 visible ASCII characters"))
+    Err(Problem::malformed(
+        "Idempotency-Key is not usable: give 1 to 255 visible ASCII characters",
+    ))
 }
 
 async fn once(
@@ -55,9 +59,13 @@ async fn once(
     next: Next,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let body = to_bytes(body, BODY_MAX).await.map_err(|error| Problem::malformed(error.to_string()))?;
+    let body = to_bytes(body, BODY_MAX)
+        .await
+        .map_err(|error| Problem::malformed(error.to_string()))?;
     let mut hasher = blake3::Hasher::new();
-    hasher.update(format!("{} {}\n", parts.method, parts.uri).as_bytes()).update(&body);
+    hasher
+        .update(format!("{} {}\n", parts.method, parts.uri).as_bytes())
+        .update(&body);
     let digest = hasher.finalize().to_hex();
     let mut tx = app.store().write().await?;
     let kept = take_key(&mut tx, actor, key, &digest, clock::now()).await?;
@@ -83,14 +91,25 @@ async fn once(
 
 async fn keep(app: &App, actor: &str, key: &str, response: Response) -> Result<Response, Problem> {
     let (parts, body) = response.into_parts();
-    let body = to_bytes(body, BODY_MAX).await.map_err(|error| Problem::internal(&error))?;
+    let body = to_bytes(body, BODY_MAX)
+        .await
+        .map_err(|error| Problem::internal(&error))?;
     // An answer that tells a secret is not kept: only its hash may be in the store.
     let secret = parts.extensions.get::<ToldOnce>().is_some();
     let (status, text) = if secret {
-        let problem = Problem::conflict("told-once", "the secret was told in the first answer and is not kept: make a new one");
-        (problem.status, serde_json::to_string(&problem).unwrap_or_default())
+        let problem = Problem::conflict(
+            "told-once",
+            "the secret was told in the first answer and is not kept: make a new one",
+        );
+        (
+            problem.status,
+            serde_json::to_string(&problem).unwrap_or_default(),
+        )
     } else {
-        (parts.status.as_u16(), String::from_utf8_lossy(&body).into_owned())
+        (
+            parts.status.as_u16(),
+            String::from_utf8_lossy(&body).into_owned(),
+        )
     };
     let mut tx = app.store().write().await?;
     keep_answer(&mut tx, actor, key, status, &text).await?;
@@ -104,10 +123,17 @@ pub(super) struct ToldOnce;
 
 fn answer_again(status: u16, body: String) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-    let kind = if status.is_success() { "application/json" } else { "application/problem+json" };
+    let kind = if status.is_success() {
+        "application/json"
+    } else {
+        "application/problem+json"
+    };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
-        (header::HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true")),
+        (
+            header::HeaderName::from_static("idempotency-replayed"),
+            HeaderValue::from_static("true"),
+        ),
     ];
     (status, headers, body).into_response()
 }

@@ -18,7 +18,10 @@ pub struct Health {
     pub version: &'static str,
 }
 
-const OK: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
+const OK: Health = Health {
+    status: "ok",
+    version: env!("CARGO_PKG_VERSION"),
+};
 
 /// Whether the process answers at all.
 #[utoipa::path(get, path = "/healthz", tag = "health", security(()),

@@ -91,7 +91,9 @@ pub struct IssuedInvoice {
 fn month(text: &str) -> Result<Which, Problem> {
     let month: Month = text
         .parse()
-        .map_err(|error: tallystick_common::period::PeriodError| Problem::invalid(error.to_string()))?;
+        .map_err(|error: tallystick_common::period::PeriodError| {
+            Problem::invalid(error.to_string())
+        })?;
     Ok(Which::Month(month))
 }
 
@@ -119,9 +121,14 @@ pub(super) async fn list(
     Params(page): Params<PageParams>,
 ) -> Result<Json<Page<InvoiceSummary>>, Problem> {
     let mut tx = app.store().read().await?;
-    let page = page.cut(store::billing::invoices(&mut tx, None).await?, |row| row.number.clone())?;
+    let page = page.cut(store::billing::invoices(&mut tx, None).await?, |row| {
+        row.number.clone()
+    })?;
     let items = page.items.into_iter().map(InvoiceSummary::from).collect();
-    Ok(Json(Page { items, next: page.next }))
+    Ok(Json(Page {
+        items,
+        next: page.next,
+    }))
 }
 
 /// Issues the invoice of a period that has ended. Asking again says as what it was issued.
@@ -146,7 +153,13 @@ pub(super) async fn issue(
         Issued::Before(_) => (StatusCode::OK, true),
     };
     let invoice = issued.invoice().clone().into();
-    Ok((status, Json(IssuedInvoice { already_issued, invoice })))
+    Ok((
+        status,
+        Json(IssuedInvoice {
+            already_issued,
+            invoice,
+        }),
+    ))
 }
 
 /// The document of an issued invoice: the very bytes that its digest is of.
@@ -159,7 +172,8 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let mut tx = app.store().read().await?;
     let row = store::billing::invoice(&mut tx, &number).await?;
-    let row = row.ok_or_else(|| Problem::not_found(format!("no invoice has the number {number}")))?;
+    let row =
+        row.ok_or_else(|| Problem::not_found(format!("no invoice has the number {number}")))?;
     let headers = [
         (header::CONTENT_TYPE, "application/json".to_owned()),
         (header::ETAG, format!("\"{}\"", row.digest)),

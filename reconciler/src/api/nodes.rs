@@ -154,7 +154,10 @@ pub(super) async fn list(
     let mut tx = app.store().read().await?;
     let nodes = nodes::all(&mut tx).await?;
     let page = page.cut(nodes, |node| format!("{:020}", node.row.0))?;
-    Ok(Json(Page { items: page.items.into_iter().map(NodeView::from).collect(), next: page.next }))
+    Ok(Json(Page {
+        items: page.items.into_iter().map(NodeView::from).collect(),
+        next: page.next,
+    }))
 }
 
 /// One node, by id or name.
@@ -205,7 +208,9 @@ async fn segment_page(
         Some(key) => key
             .split_once('/')
             .and_then(|(stream, seq)| Some((stream.parse().ok()?, seq.parse().ok()?)))
-            .ok_or_else(|| Problem::invalid("cursor is not usable: give `next` of the page before"))?,
+            .ok_or_else(|| {
+                Problem::invalid("cursor is not usable: give `next` of the page before")
+            })?,
     };
     let mut tx = app.store().read().await?;
     let node = known_node(&mut tx, node).await?;
@@ -215,7 +220,10 @@ async fn segment_page(
     rows.truncate(limit);
     let key = |row: &SegmentRow| cursor(&format!("{}/{}", row.stream_row, row.seq.0));
     let next = rows.last().filter(|_| rest).map(key);
-    Ok(Json(Page { items: rows.into_iter().map(SegmentView::from).collect(), next }))
+    Ok(Json(Page {
+        items: rows.into_iter().map(SegmentView::from).collect(),
+        next,
+    }))
 }
 
 /// What a node sent and was refused, oldest first.
@@ -255,8 +263,14 @@ async fn refusal_page(
     let mut rows = inspect::refusals(&mut tx, node, after, more).await?;
     let rest = rows.len() > limit;
     rows.truncate(limit);
-    let next = rows.last().filter(|_| rest).map(|row| cursor(&row.id.to_string()));
-    Ok(Json(Page { items: rows.into_iter().map(RefusalView::from).collect(), next }))
+    let next = rows
+        .last()
+        .filter(|_| rest)
+        .map(|row| cursor(&row.id.to_string()));
+    Ok(Json(Page {
+        items: rows.into_iter().map(RefusalView::from).collect(),
+        next,
+    }))
 }
 
 /// Takes nothing from a node any more.
@@ -270,8 +284,15 @@ pub(super) async fn ban(
     Body(ban): Body<Ban>,
 ) -> Result<Json<NodeView>, Problem> {
     let now = clock::now();
-    let state = NodeState::Banned { at: now, reason: ban.reason };
-    Ok(Json(set_node_state(app.store(), &node, state, &actor, now).await?.into()))
+    let state = NodeState::Banned {
+        at: now,
+        reason: ban.reason,
+    };
+    Ok(Json(
+        set_node_state(app.store(), &node, state, &actor, now)
+            .await?
+            .into(),
+    ))
 }
 
 /// Says that a node's last segment has come.
@@ -285,5 +306,9 @@ pub(super) async fn retire(
 ) -> Result<Json<NodeView>, Problem> {
     let now = clock::now();
     let state = NodeState::Retired { at: now };
-    Ok(Json(set_node_state(app.store(), &node, state, &actor, now).await?.into()))
+    Ok(Json(
+        set_node_state(app.store(), &node, state, &actor, now)
+            .await?
+            .into(),
+    ))
 }

@@ -6,7 +6,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder, schema::Type, ObjectBuilder};
+use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, ResponseBuilder, schema::Type};
 use utoipa::{Modify, OpenApi};
 
 use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
@@ -45,7 +45,10 @@ impl Modify for Common {
                 add_problems(operation);
             }
             if let Some(operation) = &mut item.post {
-                operation.parameters.get_or_insert_default().push(idempotency_key().into());
+                operation
+                    .parameters
+                    .get_or_insert_default()
+                    .push(idempotency_key().into());
             }
         }
     }
@@ -56,33 +59,49 @@ fn add_problems(operation: &mut Operation) {
         let problem = Ref::from_schema_name("Problem");
         ResponseBuilder::new()
             .description(description)
-            .content("application/problem+json", Content::new(Some(RefOr::Ref(problem))))
+            .content(
+                "application/problem+json",
+                Content::new(Some(RefOr::Ref(problem))),
+            )
             .build()
     };
     let statuses: Vec<String> = operation.responses.responses.keys().cloned().collect();
-    for status in statuses.iter().filter(|status| status.starts_with(['4', '5'])) {
-        operation.responses.responses.insert(status.clone(), content("a problem").into());
+    for status in statuses
+        .iter()
+        .filter(|status| status.starts_with(['4', '5']))
+    {
+        operation
+            .responses
+            .responses
+            .insert(status.clone(), content("a problem").into());
     }
     let open = operation.security.is_some();
     if !open {
         let security = SecurityRequirement::new("token", Vec::<String>::new());
         operation.security = Some(vec![security]);
-        operation.responses.responses.insert("401".to_owned(), content("no known token").into());
+        operation
+            .responses
+            .responses
+            .insert("401".to_owned(), content("no known token").into());
     }
-    operation.responses.responses.insert("default".to_owned(), content("any other problem").into());
+    operation
+        .responses
+        .responses
+        .insert("default".to_owned(), content("any other problem").into());
 }
 
 fn idempotency_key() -> Parameter {
     ParameterBuilder::new()
         .name("Idempotency-Key")
         .parameter_in(ParameterIn::Header)
-        .description(Some("1 to 255 characters: the request is carried out once and answered the same for a day"))
+        .description(Some(
+            "1 to 255 characters: the request is carried out once and answered the same for a day",
+        ))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
         .build()
 }
 
-static JSON: LazyLock<String> =
-    LazyLock::new(|| Document::openapi().to_json().unwrap_or_default());
+static JSON: LazyLock<String> = LazyLock::new(|| Document::openapi().to_json().unwrap_or_default());
 
 /// This document.
 #[utoipa::path(get, path = "/v1/openapi.json", tag = "health", security(()),

@@ -43,7 +43,9 @@ impl PageParams {
         if (1..=MAX_LIMIT).contains(&limit) {
             return Ok(usize::from(limit));
         }
-        Err(Problem::invalid(format!("limit {limit} is not usable: give 1 to {MAX_LIMIT}")))
+        Err(Problem::invalid(format!(
+            "limit {limit} is not usable: give 1 to {MAX_LIMIT}"
+        )))
     }
 
     /// The key of the last item seen.
@@ -51,7 +53,9 @@ impl PageParams {
     /// # Errors
     /// When the cursor is not one of ours.
     pub fn after(&self) -> Result<Option<String>, Problem> {
-        let Some(cursor) = &self.cursor else { return Ok(None) };
+        let Some(cursor) = &self.cursor else {
+            return Ok(None);
+        };
         BASE64URL_NOPAD
             .decode(cursor.as_bytes())
             .ok()
@@ -65,7 +69,9 @@ impl PageParams {
     /// # Errors
     /// When the cursor is not one of ours.
     pub fn after_number(&self) -> Result<u64, Problem> {
-        let Some(key) = self.after()? else { return Ok(0) };
+        let Some(key) = self.after()? else {
+            return Ok(0);
+        };
         key.parse()
             .map_err(|_| Problem::invalid("cursor is not usable: give `next` of the page before"))
     }
@@ -86,7 +92,10 @@ impl PageParams {
         let more = rest.len() > limit;
         rest.truncate(limit);
         let next = rest.last().filter(|_| more).map(|(key, _)| cursor(key));
-        Ok(Page { items: rest.into_iter().map(|(_, item)| item).collect(), next })
+        Ok(Page {
+            items: rest.into_iter().map(|(_, item)| item).collect(),
+            next,
+        })
     }
 }
 
@@ -104,9 +113,14 @@ mod tests {
     fn pages_together_are_the_list_once() {
         let list: Vec<u32> = (0..25).collect();
         let mut seen = Vec::new();
-        let mut params = PageParams { limit: Some(7), cursor: None };
+        let mut params = PageParams {
+            limit: Some(7),
+            cursor: None,
+        };
         loop {
-            let page = params.cut(list.clone(), |item| format!("{item:04}")).unwrap();
+            let page = params
+                .cut(list.clone(), |item| format!("{item:04}"))
+                .unwrap();
             seen.extend(page.items);
             match page.next {
                 Some(next) => params.cursor = Some(next),
@@ -118,8 +132,18 @@ mod tests {
 
     #[test]
     fn a_made_up_cursor_is_refused() {
-        let params = PageParams { limit: None, cursor: Some("!".to_owned()) };
+        let params = PageParams {
+            limit: None,
+            cursor: Some("!".to_owned()),
+        };
         assert!(params.cut(vec![1], ToString::to_string).is_err());
-        assert!(PageParams { limit: Some(0), cursor: None }.limit().is_err());
+        assert!(
+            PageParams {
+                limit: Some(0),
+                cursor: None
+            }
+            .limit()
+            .is_err()
+        );
     }
 }

@@ -3,7 +3,10 @@
 //! The types themselves belong to `tallystick_common`, which knows no HTTP. These mirror them; a
 //! test reads real documents into them, so that a field that is missing here fails.
 
-#![expect(missing_docs, reason = "fields are documented where the types are defined")]
+#![expect(
+    missing_docs,
+    reason = "fields are documented where the types are defined"
+)]
 
 use serde::Deserialize;
 use utoipa::ToSchema;

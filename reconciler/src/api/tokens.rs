@@ -1,9 +1,9 @@
 //! Join tokens.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use serde::{Deserialize, Serialize};
 use tallystick_common::time::Micros;
 use utoipa::ToSchema;
@@ -54,20 +54,28 @@ pub(super) async fn create(
         addresses.clone_from(&app.services.addresses);
     }
     if let Some(bad) = addresses.iter().find(|address| !is_host_port(address)) {
-        return Err(Problem::invalid(format!("address {bad:?} is not usable: write host:port")));
+        return Err(Problem::invalid(format!(
+            "address {bad:?} is not usable: write host:port"
+        )));
     }
     let life = new.life_seconds.map_or(DEFAULT_LIFE, Micros::from_seconds);
     let now = clock::now();
     let (authority, store) = (&app.services.authority, app.store());
-    let token = join::create(authority, store, addresses, &new.note, life, now).await.map_err(
-        |error| match error {
+    let token = join::create(authority, store, addresses, &new.note, life, now)
+        .await
+        .map_err(|error| match error {
             JoinError::NoAddress => Problem::invalid(error.to_string()),
             other => Problem::internal(&other),
-        },
-    )?;
+        })?;
     let mut tx = store.write().await?;
     let detail = serde_json::json!({ "addresses": token.addresses, "note": new.note });
-    let note = audit::Note { at: now, actor: &actor, action: "join_token.create", subject: "", detail };
+    let note = audit::Note {
+        at: now,
+        actor: &actor,
+        action: "join_token.create",
+        subject: "",
+        detail,
+    };
     audit::append(&mut tx, &note).await?;
     tx.commit().await?;
     let made = JoinToken {
@@ -82,6 +90,7 @@ pub(super) async fn create(
 
 /// Whether a text is `host:port`.
 pub(crate) fn is_host_port(text: &str) -> bool {
-    text.rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
 }

@@ -101,24 +101,33 @@ impl UsageView {
 
     fn key(&self) -> String {
         let account = self.account.as_deref().unwrap_or("");
-        format!("{}\n{}\n{}\n{}", self.node, self.workload, self.meter, account)
+        format!(
+            "{}\n{}\n{}\n{}",
+            self.node, self.workload, self.meter, account
+        )
     }
 }
 
 impl UsageParams {
     pub(crate) fn span(&self, now: Timestamp) -> Result<Period, Problem> {
         let from = quarter_hour(self.from.unwrap_or_else(|| now.floor_to(24 * HOUR_US)))?;
-        let to = quarter_hour(self.to.unwrap_or_else(|| now.next_multiple(QUARTER_HOUR_US)))?;
+        let to = quarter_hour(
+            self.to
+                .unwrap_or_else(|| now.next_multiple(QUARTER_HOUR_US)),
+        )?;
         if from < to {
             return Ok(Period { from, to });
         }
-        Err(Problem::invalid(format!("the span from {from} to {to} is empty: let `from` be before `to`")))
+        Err(Problem::invalid(format!(
+            "the span from {from} to {to} is empty: let `from` be before `to`"
+        )))
     }
 
     pub(crate) fn filter(&self) -> Result<Filter<'_>, Problem> {
         let pattern = |text: &String| Pattern::new("workload", text);
         let meter = |name: &String| {
-            name.parse::<Meter>().map_err(|error| Problem::invalid(error.to_string()))
+            name.parse::<Meter>()
+                .map_err(|error| Problem::invalid(error.to_string()))
         };
         Ok(Filter {
             account: self.account.as_deref(),
@@ -142,8 +151,13 @@ impl Filter<'_> {
         let row = &usage.row;
         let account = usage.account.as_ref().map(|account| account.as_str());
         self.account.is_none_or(|wanted| account == Some(wanted))
-            && self.node.is_none_or(|node| row.node_name == node || row.node.to_string() == node)
-            && self.workload.as_ref().is_none_or(|pattern| pattern.matches(row.workload.as_str()))
+            && self
+                .node
+                .is_none_or(|node| row.node_name == node || row.node.to_string() == node)
+            && self
+                .workload
+                .as_ref()
+                .is_none_or(|pattern| pattern.matches(row.workload.as_str()))
             && self.meter.is_none_or(|meter| row.meter == meter)
     }
 }
@@ -181,9 +195,14 @@ async fn page(
     let (span, filter) = (params.span(clock::now())?, params.filter()?);
     let mut tx = app.store().read().await?;
     let rows = assigned(&mut tx, span).await?;
-    let kept = rows.into_iter().filter(|usage| filter.keeps(usage) && also(usage));
+    let kept = rows
+        .into_iter()
+        .filter(|usage| filter.keeps(usage) && also(usage));
     let views = kept.map(|usage| UsageView::new(usage, &span)).collect();
-    let page = PageParams { limit: params.limit, cursor: params.cursor.clone() };
+    let page = PageParams {
+        limit: params.limit,
+        cursor: params.cursor.clone(),
+    };
     Ok(Json(page.cut(views, UsageView::key)?))
 }
 
@@ -209,17 +228,23 @@ pub(super) async fn recent(
 ) -> Result<Json<Chart>, Problem> {
     let meter = match params.meter {
         None => Meter::CPU_TIME,
-        Some(name) => name.parse().map_err(
-            |error: tallystick_common::meter::UnknownMeter| Problem::invalid(error.to_string()),
-        )?,
+        Some(name) => name
+            .parse()
+            .map_err(|error: tallystick_common::meter::UnknownMeter| {
+                Problem::invalid(error.to_string())
+            })?,
     };
     let minutes = params.minutes.unwrap_or(5);
     if !(1..=RECENT_MAX).contains(&minutes) {
-        return Err(Problem::invalid(format!("minutes {minutes} is not usable: give 1 to {RECENT_MAX}")));
+        return Err(Problem::invalid(format!(
+            "minutes {minutes} is not usable: give 1 to {RECENT_MAX}"
+        )));
     }
     let span = Micros::from_seconds(60 * minutes);
     let mut tx = app.store().read().await?;
-    Ok(Json(figures::recent(&mut tx, meter, span, clock::now()).await?))
+    Ok(Json(
+        figures::recent(&mut tx, meter, span, clock::now()).await?,
+    ))
 }
 
 /// Every figure of the console's first page.
@@ -227,5 +252,7 @@ pub(super) async fn recent(
     responses((status = 200, body = Overview)))]
 pub(super) async fn overview(State(app): State<App>) -> Result<Json<Overview>, Problem> {
     let mut tx = app.store().read().await?;
-    Ok(Json(overview::overview(&mut tx, &app.seller, clock::now()).await?))
+    Ok(Json(
+        overview::overview(&mut tx, &app.seller, clock::now()).await?,
+    ))
 }

@@ -10,9 +10,9 @@ use tallystick_common::statement::{
 };
 use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 
+use super::BillingError;
 use super::document::{CutPosition, Digests, Outstanding, digest_of};
 use super::usage::{self, UsageRow};
-use super::BillingError;
 use crate::catalog::assignment::NodeNames;
 use crate::catalog::change::known_account;
 use crate::catalog::{Account, Assignments, Subscription, subscription};
@@ -67,7 +67,11 @@ struct Facts {
 }
 
 impl Facts {
-    async fn read(conn: &mut Connection, account: &str, which: Which) -> Result<Self, BillingError> {
+    async fn read(
+        conn: &mut Connection,
+        account: &str,
+        which: Which,
+    ) -> Result<Self, BillingError> {
         let account = known_account(conn, account).await?;
         Ok(Self {
             period: period_of(&account, which)?,
@@ -80,7 +84,10 @@ impl Facts {
     }
 
     fn covered_through(&self, node: &Node) -> Option<Timestamp> {
-        let of_node = self.positions.iter().filter(|position| position.node == node.id);
+        let of_node = self
+            .positions
+            .iter()
+            .filter(|position| position.node == node.id);
         of_node.map(|position| position.covered_through).max()
     }
 
@@ -90,7 +97,10 @@ impl Facts {
         let end = now.next_multiple(QUARTER_HOUR_US).min(to);
         let mut cuts: BTreeSet<Timestamp> = self.rules.changes(from, end);
         cuts.extend(
-            self.subscriptions.iter().map(|held| held.from).filter(|at| *at > from && *at < end),
+            self.subscriptions
+                .iter()
+                .map(|held| held.from)
+                .filter(|at| *at > from && *at < end),
         );
         if end > from {
             cuts.extend([from, end]);
@@ -101,8 +111,13 @@ impl Facts {
     /// A node is awaited when the account's rules select it or it carried the account's workloads,
     /// unless it left before the period began or came after it ended.
     fn waits_for(&self, node: &Node, usage: &[UsageItem]) -> bool {
-        let names = NodeNames { id: node.id, name: node.name.clone() };
-        let selected = self.rules.selects_node(&self.account.id, &names, self.period.to);
+        let names = NodeNames {
+            id: node.id,
+            name: node.name.clone(),
+        };
+        let selected = self
+            .rules
+            .selects_node(&self.account.id, &names, self.period.to);
         let carried = usage.iter().any(|item| item.node == node.id);
         let gone = matches!(node.state, NodeState::Retired { at } if at <= self.period.from);
         (selected || carried) && !gone && node.enrolled_at < self.period.to
@@ -122,7 +137,11 @@ impl Facts {
         let awaited = |node: &&&Node| matches!(node.state, NodeState::Active);
         (
             nodes.iter().filter(awaited).map(row).collect(),
-            nodes.iter().filter(|node| !awaited(node)).map(row).collect(),
+            nodes
+                .iter()
+                .filter(|node| !awaited(node))
+                .map(row)
+                .collect(),
         )
     }
 
@@ -142,7 +161,10 @@ impl Facts {
     /// The part of the rows that is the account's, in `span`.
     fn items(&self, rows: Vec<UsageRow>, span: Period) -> Vec<UsageItem> {
         let mine = rows.into_iter().filter(|row| {
-            let node = NodeNames { id: row.node, name: row.node_name.clone() };
+            let node = NodeNames {
+                id: row.node,
+                name: row.node_name.clone(),
+            };
             let owner = self.rules.owner(&node, row.workload.as_str(), span.from);
             owner.is_some_and(|rule| rule.account == self.account.id)
         });
@@ -166,13 +188,22 @@ pub async fn draft(
     let windows = windows(conn, &facts).await?;
     let mut usage = Vec::new();
     for pair in facts.cuts(now).windows(2) {
-        let span = Period { from: pair[0], to: pair[1] };
+        let span = Period {
+            from: pair[0],
+            to: pair[1],
+        };
         usage.extend(facts.items(usage::usage(conn, span).await?, span));
     }
     let (outstanding, missing) = facts.outstanding(&usage);
     let quarantined = usage::quarantined(conn, facts.period).await?;
     let plans = windows.iter().map(|window| window.plan.digest()).collect();
-    let statement = statement(&facts, windows, usage, notes(&outstanding, &missing, quarantined), seller)?;
+    let statement = statement(
+        &facts,
+        windows,
+        usage,
+        notes(&outstanding, &missing, quarantined),
+        seller,
+    )?;
     let digests = Digests {
         account: digest_of(&facts.account),
         assignments: digest_of(&facts.rules.iter().collect::<Vec<_>>()),
@@ -180,7 +211,13 @@ pub async fn draft(
         plans,
         statement: statement.digest(),
     };
-    Ok(Draft { statement, outstanding, missing, cut: facts.cut(), digests })
+    Ok(Draft {
+        statement,
+        outstanding,
+        missing,
+        cut: facts.cut(),
+        digests,
+    })
 }
 
 async fn windows(conn: &mut Connection, facts: &Facts) -> Result<Vec<PlanWindow>, BillingError> {
@@ -188,10 +225,16 @@ async fn windows(conn: &mut Connection, facts: &Facts) -> Result<Vec<PlanWindow>
     for held in subscription::spans(facts.subscriptions.clone(), &facts.period) {
         let (name, version) = (&held.subscription.plan, held.subscription.plan_version);
         let row = store::catalog::plan_version(conn, name, Some(version)).await?;
-        let row = row.ok_or_else(|| StoreError::damaged("subscriptions", format!("no plan {name}@{version}")))?;
+        let row = row.ok_or_else(|| {
+            StoreError::damaged("subscriptions", format!("no plan {name}@{version}"))
+        })?;
         let plan: Plan = serde_json::from_str(&row.document)
             .map_err(|error| StoreError::damaged("plan_versions.document", error))?;
-        windows.push(PlanWindow { plan, from: held.span.from, to: held.span.to });
+        windows.push(PlanWindow {
+            plan,
+            from: held.span.from,
+            to: held.span.to,
+        });
     }
     Ok(windows)
 }
@@ -204,8 +247,14 @@ fn notes(outstanding: &[Outstanding], missing: &[Outstanding], quarantined: u64)
     });
     let gone = missing.iter().map(|node| Note::Remark {
         text: match node.covered_through {
-            Some(at) => format!("node {} is {}: missing from {at} on", node.node_name, node.state),
-            None => format!("node {} is {}: missing altogether", node.node_name, node.state),
+            Some(at) => format!(
+                "node {} is {}: missing from {at} on",
+                node.node_name, node.state
+            ),
+            None => format!(
+                "node {} is {}: missing altogether",
+                node.node_name, node.state
+            ),
         },
     });
     let doubt = (quarantined > 0).then(|| Note::Remark {
@@ -237,6 +286,8 @@ fn statement(
         notes,
         rounding: RoundingMode::default(),
     };
-    tallystick_common::statement::draft(input)
-        .map_err(|source| BillingError::Statement { account: account.id.to_string(), source })
+    tallystick_common::statement::draft(input).map_err(|source| BillingError::Statement {
+        account: account.id.to_string(),
+        source: Box::new(source),
+    })
 }

@@ -50,7 +50,11 @@ pub struct Order<'a> {
 /// # Errors
 /// When the period has not ended, nodes are outstanding and that is not accepted, or the statement
 /// cannot be computed or does not agree with its registers.
-pub async fn issue(store: &Store, order: &Order<'_>, now: Timestamp) -> Result<Issued, BillingError> {
+pub async fn issue(
+    store: &Store,
+    order: &Order<'_>,
+    now: Timestamp,
+) -> Result<Issued, BillingError> {
     let mut tx = store.write().await?;
     let account = crate::catalog::change::known_account(&mut tx, order.account).await?;
     let period = super::draft::period_of(&account, order.which)?;
@@ -58,7 +62,10 @@ pub async fn issue(store: &Store, order: &Order<'_>, now: Timestamp) -> Result<I
         return Ok(Issued::Before(held));
     }
     if now < period.to {
-        return Err(BillingError::NotEnded { account: order.account.to_owned(), period });
+        return Err(BillingError::NotEnded {
+            account: order.account.to_owned(),
+            period,
+        });
     }
     let draft = draft(&mut tx, order.account, order.which, order.seller, now).await?;
     let gaps = closed(&draft, order, period)?;
@@ -84,8 +91,16 @@ fn closed(
         return Ok(None);
     }
     let outstanding = draft.outstanding.clone();
-    match order.accept_gaps.map(str::trim).filter(|reason| !reason.is_empty()) {
-        None => Err(BillingError::Outstanding { account, period, outstanding }),
+    match order
+        .accept_gaps
+        .map(str::trim)
+        .filter(|reason| !reason.is_empty())
+    {
+        None => Err(BillingError::Outstanding {
+            account,
+            period,
+            outstanding,
+        }),
         Some(reason) => Ok(Some(AcceptedGaps {
             reason: reason.to_owned(),
             by: order.actor.to_owned(),

@@ -182,8 +182,19 @@ pub async fn assigned(
     let mut sums: BTreeMap<(NodeId, WorkloadName, Meter, Option<AccountId>), AssignedUsage> =
         BTreeMap::new();
     for pair in cuts.windows(2) {
-        for row in usage(conn, Period { from: pair[0], to: pair[1] }).await? {
-            let node = NodeNames { id: row.node, name: row.node_name.clone() };
+        for row in usage(
+            conn,
+            Period {
+                from: pair[0],
+                to: pair[1],
+            },
+        )
+        .await?
+        {
+            let node = NodeNames {
+                id: row.node,
+                name: row.node_name.clone(),
+            };
             let rule = rules.owner(&node, row.workload.as_str(), pair[0]);
             let account = rule.map(|rule| rule.account.clone());
             let key = (row.node, row.workload.clone(), row.meter, account.clone());

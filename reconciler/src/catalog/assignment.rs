@@ -118,7 +118,11 @@ impl Assignments {
     /// usage changes hands.
     #[must_use]
     pub fn changes(&self, from: Timestamp, to: Timestamp) -> BTreeSet<Timestamp> {
-        self.0.iter().map(|rule| rule.from).filter(|at| *at > from && *at < to).collect()
+        self.0
+            .iter()
+            .map(|rule| rule.from)
+            .filter(|at| *at > from && *at < to)
+            .collect()
     }
 
     /// Whether some rule for the account, effective before `to`, selects the node.
@@ -225,26 +229,34 @@ mod tests {
     }
 
     fn rules(list: &[(&str, &str, &str, u64)]) -> Assignments {
-        let rules = list.iter().zip(1..).map(|((account, node, workload, from), id)| {
-            let rule = new(account, node, workload, *from);
-            Assignment {
-                id,
-                account: rule.account,
-                node: rule.node,
-                workload: rule.workload,
-                from: rule.from,
-                created_at: at(0),
-            }
-        });
+        let rules = list
+            .iter()
+            .zip(1..)
+            .map(|((account, node, workload, from), id)| {
+                let rule = new(account, node, workload, *from);
+                Assignment {
+                    id,
+                    account: rule.account,
+                    node: rule.node,
+                    workload: rule.workload,
+                    from: rule.from,
+                    created_at: at(0),
+                }
+            });
         Assignments::new(rules.collect())
     }
 
     fn node(name: &str) -> NodeNames {
-        NodeNames { id: NodeId([7; 16]), name: name.to_owned() }
+        NodeNames {
+            id: NodeId([7; 16]),
+            name: name.to_owned(),
+        }
     }
 
     fn owner(rules: &Assignments, workload: &str, quarter: u64) -> Option<String> {
-        rules.owner(&node("web-1"), workload, at(quarter)).map(|rule| rule.account.to_string())
+        rules
+            .owner(&node("web-1"), workload, at(quarter))
+            .map(|rule| rule.account.to_string())
     }
 
     #[test]
@@ -255,8 +267,14 @@ mod tests {
             ("other", "db-*", "*", 6),
         ]);
         assert_eq!(owner(&rules, "cgroup/acme.slice", 0), None);
-        assert_eq!(owner(&rules, "cgroup/acme.slice", 4).as_deref(), Some("provider"));
-        assert_eq!(owner(&rules, "cgroup/acme.slice", 5).as_deref(), Some("acme"));
+        assert_eq!(
+            owner(&rules, "cgroup/acme.slice", 4).as_deref(),
+            Some("provider")
+        );
+        assert_eq!(
+            owner(&rules, "cgroup/acme.slice", 5).as_deref(),
+            Some("acme")
+        );
         assert_eq!(owner(&rules, "cgroup/ssh", 9).as_deref(), Some("provider"));
     }
 
@@ -274,7 +292,10 @@ mod tests {
     fn an_instant_off_the_grid_is_refused() {
         let off = Timestamp::from_seconds(901).unwrap();
         let error = NewAssignment::new("acme".parse().unwrap(), "*", "*", off).unwrap_err();
-        assert!(error.to_string().contains("1970-01-01T00:15:00Z"), "{error}");
+        assert!(
+            error.to_string().contains("1970-01-01T00:15:00Z"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -283,11 +304,28 @@ mod tests {
         let nodes = [node("web-1")];
         let clash = |rule: &NewAssignment| rules.check(rule, &nodes).is_err();
         assert!(clash(&new("other", "*-1", "cgroup/x", 4)));
-        assert!(clash(&new("other", &NodeId([7; 16]).to_string(), "cgroup/x", 4)));
-        assert!(!clash(&new("other", "*-1", "cgroup/x", 5)), "a later rule takes over");
-        assert!(!clash(&new("acme", "*", "cgroup/x", 4)), "the same account may repeat itself");
+        assert!(clash(&new(
+            "other",
+            &NodeId([7; 16]).to_string(),
+            "cgroup/x",
+            4
+        )));
+        assert!(
+            !clash(&new("other", "*-1", "cgroup/x", 5)),
+            "a later rule takes over"
+        );
+        assert!(
+            !clash(&new("acme", "*", "cgroup/x", 4)),
+            "the same account may repeat itself"
+        );
         assert!(!clash(&new("other", "db-*", "cgroup/x", 4)), "other nodes");
-        assert!(!clash(&new("other", "*", "interface/*", 4)), "other workloads");
-        assert!(!clash(&new("other", "*", "host/other", 4)), "a star does not mean the host's rest");
+        assert!(
+            !clash(&new("other", "*", "interface/*", 4)),
+            "other workloads"
+        );
+        assert!(
+            !clash(&new("other", "*", "host/other", 4)),
+            "a star does not mean the host's rest"
+        );
     }
 }

@@ -67,8 +67,13 @@ impl NewAccount<'_> {
             .map_err(|error| invalid("currency", self.currency, error.to_string()))?;
         let zone = Zone::new(self.time_zone)
             .map_err(|error| invalid("time zone", self.time_zone, error.to_string()))?;
-        Calendar::new(zone.clone(), self.anchor_day)
-            .map_err(|error| invalid("anchor day", &self.anchor_day.to_string(), error.to_string()))?;
+        Calendar::new(zone.clone(), self.anchor_day).map_err(|error| {
+            invalid(
+                "anchor day",
+                &self.anchor_day.to_string(),
+                error.to_string(),
+            )
+        })?;
         Ok(Account {
             id,
             name: self.name.trim().to_owned(),
@@ -93,7 +98,11 @@ pub async fn create_account(
     let account = new.check(now)?;
     let mut tx = store.write().await?;
     if let Some(held) = store::catalog::account(&mut tx, new.id).await? {
-        if (Account { created_at: now, ..held.clone() }) == account {
+        if (Account {
+            created_at: now,
+            ..held.clone()
+        }) == account
+        {
             return Ok(held);
         }
         return Err(CatalogError::Exists {
@@ -127,7 +136,13 @@ pub async fn known_account(conn: &mut Connection, id: &str) -> Result<Account, C
 /// When the database fails.
 pub async fn node_names(conn: &mut Connection) -> Result<Vec<NodeNames>, StoreError> {
     let nodes = store::nodes::all(conn).await?;
-    Ok(nodes.into_iter().map(|node| NodeNames { id: node.id, name: node.name }).collect())
+    Ok(nodes
+        .into_iter()
+        .map(|node| NodeNames {
+            id: node.id,
+            name: node.name,
+        })
+        .collect())
 }
 
 /// Makes a rule.
@@ -158,10 +173,17 @@ pub async fn assign(
 /// # Errors
 /// With every problem of the plan.
 pub fn check_plan(origin: &str, text: &str) -> Result<Plan, ChangeError> {
-    let fail = |problems| ChangeError::Plan { plan: origin.to_owned(), problems };
+    let fail = |problems| ChangeError::Plan {
+        plan: origin.to_owned(),
+        problems,
+    };
     let plan: Plan = toml::from_str(text).map_err(|error| fail(vec![error.to_string()]))?;
     let problems: Vec<String> = plan.check().iter().map(ToString::to_string).collect();
-    if problems.is_empty() { Ok(plan) } else { Err(fail(problems)) }
+    if problems.is_empty() {
+        Ok(plan)
+    } else {
+        Err(fail(problems))
+    }
 }
 
 /// Applies a plan: a new version, unless its latest version means the same.
@@ -309,7 +331,17 @@ pub async fn set_node_state(
         NodeState::Retired { .. } => ("node.retire", serde_json::json!({})),
     };
     let subject = node.id.to_string();
-    audit::append(&mut tx, &Note { at: now, actor, action, subject: &subject, detail }).await?;
+    audit::append(
+        &mut tx,
+        &Note {
+            at: now,
+            actor,
+            action,
+            subject: &subject,
+            detail,
+        },
+    )
+    .await?;
     tx.commit().await.map_err(StoreError::from)?;
     Ok(Node { state, ..node })
 }

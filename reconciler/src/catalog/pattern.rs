@@ -34,7 +34,11 @@ impl Pattern {
         } else {
             return Ok(Self(text.to_owned()));
         };
-        Err(CatalogError::Invalid { what, value: text.to_owned(), why: why.to_owned() })
+        Err(CatalogError::Invalid {
+            what,
+            value: text.to_owned(),
+            why: why.to_owned(),
+        })
     }
 
     /// The text.
@@ -160,7 +164,13 @@ mod tests {
 
     #[test]
     fn patterns_that_share_a_name_intersect() {
-        for (left, right) in [("*", "a"), ("a*c", "abc"), ("a*", "*b"), ("?b", "a?"), ("*", "*")] {
+        for (left, right) in [
+            ("*", "a"),
+            ("a*c", "abc"),
+            ("a*", "*b"),
+            ("?b", "a?"),
+            ("*", "*"),
+        ] {
             assert!(pattern(left).intersects(&pattern(right)), "{left} {right}");
         }
         for (left, right) in [("a*", "b*"), ("?", "ab"), ("*x", "*y"), ("web-?", "web-10")] {

@@ -45,13 +45,19 @@ pub fn spans(mut subscriptions: Vec<Subscription>, period: &Period) -> Vec<Subsc
         .iter()
         .skip(1)
         .map(|next| next.from)
-        .chain([period.to.max(subscriptions.last().map_or(period.to, |last| last.from))])
+        .chain([period
+            .to
+            .max(subscriptions.last().map_or(period.to, |last| last.from))])
         .collect();
     subscriptions
         .into_iter()
         .zip(ends)
         .filter_map(|(subscription, to)| {
-            let span = Period { from: subscription.from, to }.overlap(period)?;
+            let span = Period {
+                from: subscription.from,
+                to,
+            }
+            .overlap(period)?;
             Some(SubscriptionSpan { subscription, span })
         })
         .collect()
@@ -62,7 +68,9 @@ pub fn spans(mut subscriptions: Vec<Subscription>, period: &Period) -> Vec<Subsc
 /// # Errors
 /// When what follows `@` is not a version.
 pub fn plan_reference(text: &str) -> Result<(String, Option<i64>), CatalogError> {
-    let Some((name, version)) = text.split_once('@') else { return Ok((text.to_owned(), None)) };
+    let Some((name, version)) = text.split_once('@') else {
+        return Ok((text.to_owned(), None));
+    };
     match version.parse() {
         Ok(version) if version > 0 => Ok((name.to_owned(), Some(version))),
         _ => Err(CatalogError::Invalid {
@@ -94,7 +102,10 @@ mod tests {
 
     #[test]
     fn a_subscription_holds_until_the_next_begins() {
-        let period = Period { from: at(10), to: at(20) };
+        let period = Period {
+            from: at(10),
+            to: at(20),
+        };
         let all = vec![subscription(3, 30), subscription(2, 15), subscription(1, 5)];
         let found: Vec<_> = spans(all, &period)
             .into_iter()

@@ -44,7 +44,13 @@ pub(super) enum AccountCommand {
 impl AccountCommand {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
-            Self::Create { id, name, currency, time_zone, anchor_day } => {
+            Self::Create {
+                id,
+                name,
+                currency,
+                time_zone,
+                anchor_day,
+            } => {
                 let new = NewAccount {
                     id: &id,
                     name: &name,
@@ -53,7 +59,8 @@ impl AccountCommand {
                     anchor_day,
                 };
                 let made =
-                    change::create_account(&session.store, &new, &session.actor, clock::now()).await?;
+                    change::create_account(&session.store, &new, &session.actor, clock::now())
+                        .await?;
                 session.output.one(&made)
             }
             Self::List => {
@@ -103,7 +110,9 @@ struct AssignArgs {
 
 impl Assign {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
-        let Some(new) = self.new.filter(|_| self.list.is_none()) else { return list_assignments(session).await };
+        let Some(new) = self.new.filter(|_| self.list.is_none()) else {
+            return list_assignments(session).await;
+        };
         let account = new.account.parse()?;
         let rule = NewAssignment::new(account, &new.node, &new.workload, new.from)?;
         let made = change::assign(&session.store, &rule, &session.actor, clock::now()).await?;
@@ -114,7 +123,9 @@ impl Assign {
 async fn list_assignments(session: &Session) -> anyhow::Result<()> {
     let rules = store::catalog::assignments(&mut *session.store.read().await?).await?;
     let rules: Vec<_> = rules.iter().cloned().collect();
-    session.output.list(&rules, &["id", "account", "node", "workload", "from"])
+    session
+        .output
+        .list(&rules, &["id", "account", "node", "workload", "from"])
 }
 
 /// What usage costs: TOML documents.
@@ -143,7 +154,9 @@ impl PlanCommand {
             Self::Check { file } => {
                 let plan = change::check_plan(&file.display().to_string(), &read(&file)?)?;
                 let digest = plan.digest();
-                session.output.one(&serde_json::json!({ "plan": plan.name, "digest": digest }))
+                session
+                    .output
+                    .one(&serde_json::json!({ "plan": plan.name, "digest": digest }))
             }
             Self::Apply { file } => {
                 let (origin, text) = (file.display().to_string(), read(&file)?);
@@ -154,7 +167,8 @@ impl PlanCommand {
                 }))
             }
             Self::Show { plan: None } => {
-                let plans = store::catalog::plan_versions(&mut *session.store.read().await?).await?;
+                let plans =
+                    store::catalog::plan_versions(&mut *session.store.read().await?).await?;
                 let plans: Vec<PlanView> = plans.into_iter().map(PlanView::from).collect();
                 let columns = ["plan", "version", "currency", "applied_at", "digest"];
                 session.output.list(&plans, &columns)
@@ -164,7 +178,10 @@ impl PlanCommand {
                 if session.output.json {
                     return session.output.value(&PlanView::from(plan));
                 }
-                println!("# {} version {}, digest {}", plan.plan, plan.version, plan.digest);
+                println!(
+                    "# {} version {}, digest {}",
+                    plan.plan, plan.version, plan.digest
+                );
                 print!("{}", plan.source);
                 Ok(())
             }

@@ -52,15 +52,25 @@ impl InvoiceCommand {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
             Self::Draft { account, period } => show_draft(session, &account, period).await,
-            Self::Issue { account, period, accept_gaps } => {
-                issue_one(session, &account, period, accept_gaps.as_deref()).await
-            }
+            Self::Issue {
+                account,
+                period,
+                accept_gaps,
+            } => issue_one(session, &account, period, accept_gaps.as_deref()).await,
             Self::Show { number } => show(session, &number).await,
             Self::List { account } => {
                 let mut tx = session.store.read().await?;
                 let rows = store::billing::invoices(&mut tx, account.as_deref()).await?;
-                let rows: Vec<InvoiceSummary> = rows.into_iter().map(InvoiceSummary::from).collect();
-                let columns = ["number", "account", "period_from", "period_to", "total", "issued_at"];
+                let rows: Vec<InvoiceSummary> =
+                    rows.into_iter().map(InvoiceSummary::from).collect();
+                let columns = [
+                    "number",
+                    "account",
+                    "period_from",
+                    "period_to",
+                    "total",
+                    "issued_at",
+                ];
                 session.output.list(&rows, &columns)
             }
         }
@@ -97,9 +107,16 @@ async fn issue_one(
     let already_issued = matches!(issued, Issued::Before(_));
     let invoice = InvoiceSummary::from(issued.invoice().clone());
     if session.output.json {
-        return session.output.value(&IssuedInvoice { already_issued, invoice });
+        return session.output.value(&IssuedInvoice {
+            already_issued,
+            invoice,
+        });
     }
-    let how = if already_issued { "already issued as" } else { "issued as" };
+    let how = if already_issued {
+        "already issued as"
+    } else {
+        "issued as"
+    };
     println!("{how} {}: {}", invoice.number, issued.invoice().total);
     Ok(())
 }
@@ -118,7 +135,10 @@ async fn show(session: &Session, number: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let document: InvoiceDocument = serde_json::from_str(&row.document)?;
-    println!("Invoice {} of {}, digest {}", row.number, row.issued_at, row.digest);
+    println!(
+        "Invoice {} of {}, digest {}",
+        row.number, row.issued_at, row.digest
+    );
     print_statement(&document.statement);
     if let Some(gaps) = document.accepted_gaps {
         println!("Closed with gaps by {}: {}", gaps.by, gaps.reason);
@@ -127,15 +147,30 @@ async fn show(session: &Session, number: &str) -> anyhow::Result<()> {
 }
 
 fn print_statement(statement: &Statement) {
-    println!("{} ({}), {}", statement.account.name, statement.account.id, statement.period);
+    println!(
+        "{} ({}), {}",
+        statement.account.name, statement.account.id, statement.period
+    );
     for line in &statement.lines {
-        let of = line.workload.as_ref().map(|of| format!(" · {} on {}", of.workload, of.node_name));
-        println!("  {}{}: {}", line.title, of.unwrap_or_default(), line.amount);
+        let of = line
+            .workload
+            .as_ref()
+            .map(|of| format!(" · {} on {}", of.workload, of.node_name));
+        println!(
+            "  {}{}: {}",
+            line.title,
+            of.unwrap_or_default(),
+            line.amount
+        );
         for step in &line.steps {
             println!("    {step}");
         }
     }
-    println!("Total {} (before rounding {})", statement.total, statement.unrounded_total.cut(6));
+    println!(
+        "Total {} (before rounding {})",
+        statement.total,
+        statement.unrounded_total.cut(6)
+    );
     for note in &statement.notes {
         println!("Note: {}", serde_json::to_string(note).unwrap_or_default());
     }

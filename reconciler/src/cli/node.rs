@@ -54,6 +54,13 @@ impl NodeCommand {
 
 async fn list(session: &Session) -> anyhow::Result<()> {
     let mut tx = session.store.read().await?;
-    let nodes: Vec<NodeView> = nodes::all(&mut tx).await?.into_iter().map(NodeView::from).collect();
-    session.output.list(&nodes, &["id", "name", "state", "enrolled_at", "last_seen_at"])
+    let nodes: Vec<NodeView> = nodes::all(&mut tx)
+        .await?
+        .into_iter()
+        .map(NodeView::from)
+        .collect();
+    session.output.list(
+        &nodes,
+        &["id", "name", "state", "enrolled_at", "last_seen_at"],
+    )
 }

@@ -22,7 +22,9 @@ impl Output {
         if self.json {
             return self.value(thing);
         }
-        let Value::Object(fields) = serde_json::to_value(thing)? else { return self.value(thing) };
+        let Value::Object(fields) = serde_json::to_value(thing)? else {
+            return self.value(thing);
+        };
         let width = fields.keys().map(String::len).max().unwrap_or(0);
         for (name, value) in &fields {
             println!("{name:width$}  {}", text(value));
@@ -35,7 +37,12 @@ impl Output {
         if self.json {
             return self.value(&things);
         }
-        let mut rows = vec![columns.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>()];
+        let mut rows = vec![
+            columns
+                .iter()
+                .map(|name| name.to_uppercase())
+                .collect::<Vec<_>>(),
+        ];
         for thing in things {
             let value = serde_json::to_value(thing)?;
             rows.push(columns.iter().map(|name| text(&value[*name])).collect());
@@ -58,10 +65,18 @@ fn text(value: &Value) -> String {
 
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
@@ -73,7 +88,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = vec![vec!["A".to_owned(), "B".to_owned()], vec!["long".to_owned(), "x".to_owned()]];
+        let rows = vec![
+            vec!["A".to_owned(), "B".to_owned()],
+            vec!["long".to_owned(), "x".to_owned()],
+        ];
         assert_eq!(table(&rows), "A     B\nlong  x\n");
     }
 }

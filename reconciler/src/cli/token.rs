@@ -27,7 +27,11 @@ pub(super) enum Token {
 
 impl Token {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
-        let Self::Create { mut addresses, expires, note } = self;
+        let Self::Create {
+            mut addresses,
+            expires,
+            note,
+        } = self;
         if addresses.is_empty() {
             addresses.clone_from(&session.config.addresses);
         }
@@ -37,7 +41,13 @@ impl Token {
             join::create(&authority, &session.store, addresses, &note, expires, now).await?;
         let mut tx = session.store.write().await?;
         let detail = serde_json::json!({ "addresses": token.addresses, "note": note });
-        let entry = audit::Note { at: now, actor: &session.actor, action: "join_token.create", subject: "", detail };
+        let entry = audit::Note {
+            at: now,
+            actor: &session.actor,
+            action: "join_token.create",
+            subject: "",
+            detail,
+        };
         audit::append(&mut tx, &entry).await?;
         tx.commit().await?;
         if session.output.json {
@@ -58,7 +68,11 @@ pub(super) struct Login {}
 impl Login {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         let code = auth::create_login(&session.store, &session.actor, clock::now()).await?;
-        let link = format!("http://{}/login?code={}", session.config.http, code.reveal());
+        let link = format!(
+            "http://{}/login?code={}",
+            session.config.http,
+            code.reveal()
+        );
         if session.output.json {
             return session.output.value(&serde_json::json!({ "login": link }));
         }
@@ -68,13 +82,19 @@ impl Login {
 }
 
 fn address(text: &str) -> Result<String, String> {
-    if is_host_port(text) { Ok(text.to_owned()) } else { Err("write host:port".to_owned()) }
+    if is_host_port(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("write host:port".to_owned())
+    }
 }
 
 fn life(text: &str) -> Result<Micros, String> {
     let wrong = || "write a number and s, m, h or d, such as 24h".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
-    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
+    let number: u64 = text[..text.len() - unit.len_utf8()]
+        .parse()
+        .map_err(|_| wrong())?;
     let seconds = match unit {
         's' => 1,
         'm' => 60,

@@ -53,7 +53,16 @@ impl Usage {
             .filter(|usage| filter.keeps(usage) && (!self.unassigned || is_unassigned(usage)))
             .map(|usage| UsageView::new(usage, &span))
             .collect();
-        let columns = ["node_name", "workload", "account", "meter", "quantity", "unit", "interpolated", "unmeasured"];
+        let columns = [
+            "node_name",
+            "workload",
+            "account",
+            "meter",
+            "quantity",
+            "unit",
+            "interpolated",
+            "unmeasured",
+        ];
         session.output.list(&rows, &columns)
     }
 }

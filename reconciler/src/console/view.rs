@@ -30,7 +30,8 @@ pub(super) fn of_invoice(row: &InvoiceRow) -> Result<InvoiceView, StoreError> {
     let mut view = of_statement(&document.statement);
     view.number = Some(document.number);
     view.digest = Some(row.digest.clone());
-    view.notes.extend(document.accepted_gaps.as_ref().map(accepted));
+    view.notes
+        .extend(document.accepted_gaps.as_ref().map(accepted));
     Ok(view)
 }
 
@@ -41,7 +42,10 @@ fn accepted(gaps: &AcceptedGaps) -> String {
 fn line(line: &Line) -> InvoiceLineView {
     InvoiceLineView {
         title: line.title.clone(),
-        of: line.workload.as_ref().map(|of| format!("{} on {}", of.workload, of.node_name)),
+        of: line
+            .workload
+            .as_ref()
+            .map(|of| format!("{} on {}", of.workload, of.node_name)),
         quantity: format!("{} {}", line.units.cut(6), line.per.name()),
         exact: format!("{} {}", line.quantity, line.base_unit),
         amount: line.amount.amount(),
@@ -52,13 +56,27 @@ fn line(line: &Line) -> InvoiceLineView {
 
 fn note(note: &Note) -> String {
     match note {
-        Note::Outstanding { node_name, covered_through: Some(at), .. } => {
+        Note::Outstanding {
+            node_name,
+            covered_through: Some(at),
+            ..
+        } => {
             format!("{node_name} has accounted for its time until {at} only")
         }
-        Note::Outstanding { node_name, covered_through: None, .. } => {
+        Note::Outstanding {
+            node_name,
+            covered_through: None,
+            ..
+        } => {
             format!("{node_name} has sent nothing yet")
         }
-        Note::Gap { node_name, from, to, cause, .. } => {
+        Note::Gap {
+            node_name,
+            from,
+            to,
+            cause,
+            ..
+        } => {
             format!("nothing was measured on {node_name} from {from} to {to}: {cause}")
         }
         Note::Remark { text } => text.clone(),

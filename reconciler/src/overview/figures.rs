@@ -4,7 +4,9 @@ use tallystick_common::meter::Meter;
 use tallystick_common::period::Period;
 use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US, SECOND_US, Timestamp};
 
-use super::{AccountSoFar, Chart, Coverage, LastSegment, LineSoFar, NodeToday, Overview, UsageToday};
+use super::{
+    AccountSoFar, Chart, Coverage, LastSegment, LineSoFar, NodeToday, Overview, UsageToday,
+};
 use crate::billing::draft::{Which, draft};
 use crate::billing::usage::{AssignedUsage, assigned};
 use crate::billing::{BillingError, Draft};
@@ -29,7 +31,10 @@ pub async fn overview(
     now: Timestamp,
 ) -> Result<Overview, BillingError> {
     let today = now.floor_to(24 * HOUR_US);
-    let span = Period { from: today, to: now.next_multiple(QUARTER_HOUR_US) };
+    let span = Period {
+        from: today,
+        to: now.next_multiple(QUARTER_HOUR_US),
+    };
     let usage = assigned(conn, span).await?;
     let nodes = nodes_today(conn, &usage, today, now).await?;
     let mut accounts = Vec::new();
@@ -96,12 +101,14 @@ async fn nodes_today(
     nodes.sort_by(|left, right| (&left.name, left.id).cmp(&(&right.name, right.id)));
     let mut figures = Vec::new();
     for node in nodes {
-        let last = inspect::last_segment(conn, node.row).await?.map(|row| LastSegment {
-            stream: row.stream,
-            seq: row.seq,
-            received_at: row.received_at,
-            covered_through: row.covered_through,
-        });
+        let last = inspect::last_segment(conn, node.row)
+            .await?
+            .map(|row| LastSegment {
+                stream: row.stream,
+                seq: row.seq,
+                received_at: row.received_at,
+                covered_through: row.covered_through,
+            });
         figures.push(NodeToday {
             coverage: coverage(usage, &node, now.since(today.max(node.enrolled_at))),
             node: node.id,
@@ -117,17 +124,31 @@ async fn nodes_today(
 }
 
 fn of(counts: &[Count], node: NodeRow) -> u64 {
-    counts.iter().filter(|count| count.node == Some(node)).map(|count| count.count).sum()
+    counts
+        .iter()
+        .filter(|count| count.node == Some(node))
+        .map(|count| count.count)
+        .sum()
 }
 
 /// How a node's time of today is accounted for, by its control reading of CPU time: one register at
 /// a time, so its intervals and the missing rest make up the day so far.
 fn coverage(usage: &[AssignedUsage], node: &Node, span: Micros) -> Coverage {
-    let control = usage.iter().map(|usage| &usage.row).find(|row| {
-        row.node == node.id && row.workload.is_host() && row.meter == Meter::CPU_TIME
-    });
-    let Some(row) = control else { return Coverage { missing: span, ..Coverage::default() } };
-    let known = row.exact.0.saturating_add(row.interpolated.0).saturating_add(row.unmeasured.0);
+    let control = usage
+        .iter()
+        .map(|usage| &usage.row)
+        .find(|row| row.node == node.id && row.workload.is_host() && row.meter == Meter::CPU_TIME);
+    let Some(row) = control else {
+        return Coverage {
+            missing: span,
+            ..Coverage::default()
+        };
+    };
+    let known = row
+        .exact
+        .0
+        .saturating_add(row.interpolated.0)
+        .saturating_add(row.unmeasured.0);
     Coverage {
         exact: row.exact,
         interpolated: row.interpolated,
@@ -158,5 +179,11 @@ pub async fn recent(
     let to = now.floor_to(step.0);
     let from = to.saturating_sub(span);
     let series = crate::billing::usage::recent(conn, meter, Period { from, to }, step).await?;
-    Ok(Chart { meter, from, to, step, series })
+    Ok(Chart {
+        meter,
+        from,
+        to,
+        step,
+        series,
+    })
 }

@@ -20,7 +20,9 @@ pub(super) struct Background {
 
 /// Starts them.
 pub(super) async fn background(_store: &Store) -> Result<Background, StoreError> {
-    Ok(Background { intake: Arc::new(Nothing) })
+    Ok(Background {
+        intake: Arc::new(Nothing),
+    })
 }
 
 impl Background {
@@ -32,7 +34,11 @@ impl Background {
 pub(crate) struct Nothing;
 
 impl Intake for Nothing {
-    fn position(&self, _node: NodeId, _stream: StreamId) -> Later<'_, Result<Position, StoreError>> {
+    fn position(
+        &self,
+        _node: NodeId,
+        _stream: StreamId,
+    ) -> Later<'_, Result<Position, StoreError>> {
         Box::pin(async { Err(StoreError::damaged("intake", "commit has stopped")) })
     }
 

@@ -16,7 +16,12 @@ pub async fn insert_api_token(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let text = "INSERT INTO api_tokens (hash, name, role, created_at) VALUES ($1, $2, 'admin', $3)";
-    sqlx::query(text).bind(hash).bind(name).bind(now.as_i64()).execute(conn).await?;
+    sqlx::query(text)
+        .bind(hash)
+        .bind(name)
+        .bind(now.as_i64())
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -26,7 +31,10 @@ pub async fn insert_api_token(
 /// When the database fails.
 pub async fn api_token(conn: &mut Connection, hash: &str) -> Result<Option<String>, StoreError> {
     let text = "SELECT name FROM api_tokens WHERE hash = $1 AND revoked_at IS NULL";
-    Ok(sqlx::query_scalar(text).bind(hash).fetch_optional(conn).await?)
+    Ok(sqlx::query_scalar(text)
+        .bind(hash)
+        .fetch_optional(conn)
+        .await?)
 }
 
 /// Keeps the hash of a one-time login code.
@@ -40,7 +48,12 @@ pub async fn insert_login_code(
     expires_at: Timestamp,
 ) -> Result<(), StoreError> {
     let text = "INSERT INTO login_codes (hash, name, expires_at) VALUES ($1, $2, $3)";
-    sqlx::query(text).bind(hash).bind(name).bind(expires_at.as_i64()).execute(conn).await?;
+    sqlx::query(text)
+        .bind(hash)
+        .bind(name)
+        .bind(expires_at.as_i64())
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -55,7 +68,11 @@ pub async fn take_login_code(
 ) -> Result<Option<String>, StoreError> {
     let text = "UPDATE login_codes SET used_at = $2 \
                 WHERE hash = $1 AND used_at IS NULL AND expires_at > $2 RETURNING name";
-    Ok(sqlx::query_scalar(text).bind(hash).bind(now.as_i64()).fetch_optional(conn).await?)
+    Ok(sqlx::query_scalar(text)
+        .bind(hash)
+        .bind(now.as_i64())
+        .fetch_optional(conn)
+        .await?)
 }
 
 /// Keeps the hash of a session and forgets those that have ended.
@@ -95,7 +112,11 @@ pub async fn session(
     now: Timestamp,
 ) -> Result<Option<String>, StoreError> {
     let text = "SELECT name FROM console_sessions WHERE hash = $1 AND expires_at > $2";
-    Ok(sqlx::query_scalar(text).bind(hash).bind(now.as_i64()).fetch_optional(conn).await?)
+    Ok(sqlx::query_scalar(text)
+        .bind(hash)
+        .bind(now.as_i64())
+        .fetch_optional(conn)
+        .await?)
 }
 
 /// Ends a session.
@@ -103,7 +124,10 @@ pub async fn session(
 /// # Errors
 /// When the database fails.
 pub async fn delete_session(conn: &mut Connection, hash: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM console_sessions WHERE hash = $1").bind(hash).execute(conn).await?;
+    sqlx::query("DELETE FROM console_sessions WHERE hash = $1")
+        .bind(hash)
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -145,11 +169,13 @@ pub async fn take_key(
     .bind(now.as_i64().saturating_sub(MINUTE_US))
     .execute(&mut *conn)
     .await?;
-    let held = sqlx::query("SELECT request, status, body FROM idempotency_keys WHERE actor = $1 AND key = $2")
-        .bind(actor)
-        .bind(key)
-        .fetch_optional(&mut *conn)
-        .await?;
+    let held = sqlx::query(
+        "SELECT request, status, body FROM idempotency_keys WHERE actor = $1 AND key = $2",
+    )
+    .bind(actor)
+    .bind(key)
+    .fetch_optional(&mut *conn)
+    .await?;
     let Some(row) = held else {
         sqlx::query(
             "INSERT INTO idempotency_keys (actor, key, request, status, body, created_at) \
@@ -169,7 +195,10 @@ pub async fn take_key(
     }
     match u16::try_from(status) {
         Ok(0) | Err(_) => Ok(Kept::Busy),
-        Ok(status) => Ok(Kept::Answered { status, body: row.try_get("body")? }),
+        Ok(status) => Ok(Kept::Answered {
+            status,
+            body: row.try_get("body")?,
+        }),
     }
 }
 

@@ -113,7 +113,10 @@ pub async fn invoices(
     account: Option<&str>,
 ) -> Result<Vec<InvoiceRow>, StoreError> {
     let query = "SELECT * FROM invoices WHERE $1 = '' OR account = $1 ORDER BY number";
-    let rows = sqlx::query(query).bind(account.unwrap_or("")).fetch_all(conn).await?;
+    let rows = sqlx::query(query)
+        .bind(account.unwrap_or(""))
+        .fetch_all(conn)
+        .await?;
     rows.iter().map(invoice_row).collect()
 }
 
@@ -121,7 +124,10 @@ pub async fn invoices(
 ///
 /// # Errors
 /// When the database fails or the row is damaged.
-pub async fn invoice(conn: &mut Connection, number: &str) -> Result<Option<InvoiceRow>, StoreError> {
+pub async fn invoice(
+    conn: &mut Connection,
+    number: &str,
+) -> Result<Option<InvoiceRow>, StoreError> {
     let row = sqlx::query("SELECT * FROM invoices WHERE number = $1")
         .bind(number)
         .fetch_optional(conn)
@@ -185,7 +191,9 @@ pub async fn stream_positions(conn: &mut Connection) -> Result<Vec<StreamPositio
             Ok(StreamPosition {
                 node: NodeId(id(row, "node", "nodes.node")?),
                 stream: StreamId(id(row, "stream", "streams.stream")?),
-                seq: unsigned(row, "next_seq", "streams.next_seq")?.checked_sub(1).map(Seq),
+                seq: unsigned(row, "next_seq", "streams.next_seq")?
+                    .checked_sub(1)
+                    .map(Seq),
                 head: Hash(bytes(row, "head", "streams.head")?),
                 covered_through: instant(row, "covered_through", "streams.covered_through")?,
             })

@@ -70,7 +70,9 @@ pub async fn insert_account(
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn accounts(conn: &mut Connection) -> Result<Vec<Account>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM accounts ORDER BY id").fetch_all(conn).await?;
+    let rows = sqlx::query("SELECT * FROM accounts ORDER BY id")
+        .fetch_all(conn)
+        .await?;
     rows.iter().map(account_row).collect()
 }
 
@@ -79,7 +81,10 @@ pub async fn accounts(conn: &mut Connection) -> Result<Vec<Account>, StoreError>
 /// # Errors
 /// When the database fails or the row is damaged.
 pub async fn account(conn: &mut Connection, id: &str) -> Result<Option<Account>, StoreError> {
-    let row = sqlx::query("SELECT * FROM accounts WHERE id = $1").bind(id).fetch_optional(conn).await?;
+    let row = sqlx::query("SELECT * FROM accounts WHERE id = $1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
     row.as_ref().map(account_row).transpose()
 }
 
@@ -98,7 +103,8 @@ fn account_row(row: &SqliteRow) -> Result<Account, StoreError> {
 
 fn account_id(row: &SqliteRow, column: &str) -> Result<AccountId, StoreError> {
     let text: String = row.try_get(column)?;
-    text.parse().map_err(|error| StoreError::damaged("account id", error))
+    text.parse()
+        .map_err(|error| StoreError::damaged("account id", error))
 }
 
 /// Adds a rule and gives it the next id.
@@ -131,8 +137,13 @@ pub async fn insert_assignment(
         created_at: now,
     };
     let subject = made.account.to_string();
-    let note =
-        Note { at: now, actor, action: "assignment.create", subject: &subject, detail: json!(made) };
+    let note = Note {
+        at: now,
+        actor,
+        action: "assignment.create",
+        subject: &subject,
+        detail: json!(made),
+    };
     audit::append(conn, &note).await?;
     Ok(made)
 }
@@ -142,7 +153,9 @@ pub async fn insert_assignment(
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn assignments(conn: &mut Connection) -> Result<Assignments, StoreError> {
-    let rows = sqlx::query("SELECT * FROM assignments ORDER BY id").fetch_all(conn).await?;
+    let rows = sqlx::query("SELECT * FROM assignments ORDER BY id")
+        .fetch_all(conn)
+        .await?;
     let rules: Result<Vec<_>, _> = rows.iter().map(assignment_row).collect();
     Ok(Assignments::new(rules?))
 }
@@ -216,8 +229,11 @@ pub async fn plan_version(
 ) -> Result<Option<PlanVersion>, StoreError> {
     let query = "SELECT * FROM plan_versions WHERE plan = $1 AND ($2 = 0 OR version = $2) \
                  ORDER BY version DESC LIMIT 1";
-    let row =
-        sqlx::query(query).bind(plan).bind(version.unwrap_or(0)).fetch_optional(conn).await?;
+    let row = sqlx::query(query)
+        .bind(plan)
+        .bind(version.unwrap_or(0))
+        .fetch_optional(conn)
+        .await?;
     row.as_ref().map(plan_row).transpose()
 }
 
@@ -274,9 +290,12 @@ pub async fn subscriptions(
     conn: &mut Connection,
     account: Option<&AccountId>,
 ) -> Result<Vec<Subscription>, StoreError> {
-    let query = "SELECT * FROM subscriptions WHERE $1 = '' OR account = $1 ORDER BY account, from_at";
-    let rows =
-        sqlx::query(query).bind(account.map_or("", AccountId::as_str)).fetch_all(conn).await?;
+    let query =
+        "SELECT * FROM subscriptions WHERE $1 = '' OR account = $1 ORDER BY account, from_at";
+    let rows = sqlx::query(query)
+        .bind(account.map_or("", AccountId::as_str))
+        .fetch_all(conn)
+        .await?;
     rows.iter()
         .map(|row| {
             Ok(Subscription {

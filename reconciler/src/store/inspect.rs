@@ -229,8 +229,13 @@ pub async fn node_counts(conn: &mut Connection) -> Result<Vec<Count>, StoreError
 /// # Errors
 /// When the database fails.
 pub async fn admitted(conn: &mut Connection) -> Result<u64, StoreError> {
-    let rows: Vec<i64> = sqlx::query_scalar("SELECT next_seq FROM streams").fetch_all(conn).await?;
-    Ok(rows.into_iter().filter_map(|next| u64::try_from(next).ok()).sum())
+    let rows: Vec<i64> = sqlx::query_scalar("SELECT next_seq FROM streams")
+        .fetch_all(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|next| u64::try_from(next).ok())
+        .sum())
 }
 
 /// Segments stored that rollups do not hold yet.
@@ -240,5 +245,8 @@ pub async fn admitted(conn: &mut Connection) -> Result<u64, StoreError> {
 pub async fn rollup_lag(conn: &mut Connection) -> Result<u64, StoreError> {
     let query = "SELECT next_seq - rolled_seq FROM streams WHERE next_seq > rolled_seq";
     let rows: Vec<i64> = sqlx::query_scalar(query).fetch_all(conn).await?;
-    Ok(rows.into_iter().filter_map(|lag| u64::try_from(lag).ok()).sum())
+    Ok(rows
+        .into_iter()
+        .filter_map(|lag| u64::try_from(lag).ok())
+        .sum())
 }

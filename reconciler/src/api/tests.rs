@@ -1,0 +1,547 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use utoipa::OpenApi;
+
+use super::{App, guarded, open, openapi, router, schema};
+use crate::auth;
+use crate::authority::Authority;
+use crate::billing::testing::{acme, at, cpu, node};
+use crate::clock;
+use crate::ingest::{Services, strangers::Strangers};
+use crate::run::testing::Nothing;
+use crate::store::{Store, testing::store};
+
+/// A server on a port of its own, and a client of a few lines.
+struct Server {
+    address: String,
+    token: String,
+    store: Store,
+    _folder: tempfile::TempDir,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|_| panic!("{}: {}", self.status, self.body))
+    }
+
+    /// The problem's kind, after checking that it is one.
+    fn problem(&self) -> String {
+        assert!(
+            self.head.contains("application/problem+json"),
+            "{}",
+            self.head
+        );
+        let problem: super::Problem = serde_json::from_str(&self.body).unwrap();
+        assert_eq!(problem.status, self.status);
+        problem.kind.rsplit(':').next().unwrap().to_owned()
+    }
+}
+
+impl Server {
+    async fn start() -> Self {
+        let (folder, store) = store().await;
+        let now = clock::now();
+        let services = Services {
+            authority: Authority::create(folder.path(), now).unwrap(),
+            store: store.clone(),
+            intake: Arc::new(Nothing),
+            strangers: Strangers::default(),
+            addresses: vec![],
+            connections_max: 10,
+        };
+        let app = App {
+            services: Arc::new(services),
+            seller: "Seller".into(),
+            ingest: Some("127.0.0.1:1".parse().unwrap()),
+        };
+        let token = auth::create_token(&store, "admin", "test", now)
+            .await
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, router(app)).await });
+        Self {
+            address,
+            token: token.reveal().to_owned(),
+            store,
+            _folder: folder,
+        }
+    }
+
+    async fn raw(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer {
+            status,
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.raw(
+            "GET",
+            path,
+            &format!("authorization: Bearer {}\r\n", self.token),
+            "",
+        )
+        .await
+    }
+
+    async fn post_with(&self, path: &str, more: &str, body: &Value) -> Answer {
+        let headers = format!(
+            "authorization: Bearer {}\r\ncontent-type: application/json\r\n{more}",
+            self.token
+        );
+        self.raw("POST", path, &headers, &body.to_string()).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_with(path, "", body).await
+    }
+}
+
+#[test]
+fn every_route_is_in_the_document_and_the_reverse() {
+    let document = serde_json::to_value(openapi::Document::openapi()).unwrap();
+    let mut described = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            described.insert((method.to_uppercase(), path.clone()));
+        }
+    }
+    let served: BTreeSet<(String, String)> = guarded()
+        .into_iter()
+        .chain(open())
+        .map(|(method, path, _)| (method.to_string(), path.to_owned()))
+        .collect();
+    assert_eq!(described, served);
+}
+
+#[test]
+fn the_document_is_complete() {
+    let document = serde_json::to_value(openapi::Document::openapi()).unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    assert_eq!(
+        document["components"]["securitySchemes"]["token"]["scheme"],
+        "bearer"
+    );
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(
+            document["components"]["schemas"][name].is_object(),
+            "{name} is not defined"
+        );
+    }
+    let open: BTreeSet<&str> = open().into_iter().map(|(_, path, _)| path).collect();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let problem = &operation["responses"]["default"]["content"]["application/problem+json"];
+            assert!(
+                problem["schema"].is_object(),
+                "{method} {path} names no problem"
+            );
+            let needs_token = operation["security"][0]["token"].is_array();
+            assert_eq!(
+                needs_token,
+                !open.contains(path.as_str()),
+                "{method} {path}"
+            );
+            let success = operation["responses"]
+                .as_object()
+                .unwrap()
+                .iter()
+                .find(|(status, _)| status.starts_with('2'));
+            assert!(
+                success.is_some_and(|(_, answer)| answer["content"].is_object()),
+                "{method} {path}"
+            );
+            let has_body = method == "post" && !path.ends_with("/retire");
+            assert_eq!(
+                operation["requestBody"].is_object(),
+                has_body,
+                "{method} {path}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_told_to_nobody() {
+    let server = Server::start().await;
+    for (method, path, _) in guarded() {
+        for headers in [
+            "",
+            "authorization: Bearer tsk_guess\r\n",
+            "authorization: Basic x\r\n",
+        ] {
+            let answer = server.raw(method.as_str(), path, headers, "").await;
+            assert_eq!(
+                (answer.status, answer.problem().as_str()),
+                (401, "unauthorized"),
+                "{path}"
+            );
+        }
+    }
+    assert_eq!(server.raw("GET", "/healthz", "", "").await.status, 200);
+    assert_eq!(server.raw("GET", "/readyz", "", "").await.status, 200);
+    assert!(
+        server
+            .raw("GET", "/metrics", "", "")
+            .await
+            .body
+            .contains("tallystick_rollup_lag_segments 0")
+    );
+}
+
+#[tokio::test]
+async fn every_fault_is_a_problem() {
+    let server = Server::start().await;
+    let account = json!({ "id": "a", "name": "A", "currency": "EUR" });
+    for (status, kind, answer) in [
+        (404, "not-found", server.get("/v1/nothing").await),
+        (404, "not-found", server.get("/nothing").await),
+        (404, "not-found", server.get("/v1/accounts/none").await),
+        (404, "not-found", server.get("/v1/invoices/TS-1").await),
+        (
+            405,
+            "method-not-allowed",
+            server.raw("DELETE", "/v1/accounts", "", "").await,
+        ),
+        (400, "malformed", server.get("/v1/accounts?limit=x").await),
+        (400, "malformed", server.get("/v1/accounts?sort=x").await),
+        (422, "invalid", server.get("/v1/accounts?limit=0").await),
+        (422, "invalid", server.get("/v1/usage?meter=cpu").await),
+        (
+            422,
+            "invalid",
+            server.get("/v1/usage?from=2026-11-01T00:00:01Z").await,
+        ),
+        (
+            422,
+            "invalid",
+            server.post("/v1/accounts", &json!({ "id": "a" })).await,
+        ),
+        (
+            422,
+            "invalid",
+            server
+                .post(
+                    "/v1/accounts",
+                    &json!({ "id": "A", "name": "A", "currency": "EUR" }),
+                )
+                .await,
+        ),
+        (
+            422,
+            "invalid",
+            server
+                .post(
+                    "/v1/accounts",
+                    &json!({ "id": "a", "name": "A", "currency": "EURO" }),
+                )
+                .await,
+        ),
+        (
+            422,
+            "invalid",
+            server
+                .post("/v1/plans", &json!({ "toml": "name = 1" }))
+                .await,
+        ),
+        (
+            415,
+            "malformed",
+            server
+                .raw(
+                    "POST",
+                    "/v1/accounts",
+                    &format!("authorization: Bearer {}\r\n", server.token),
+                    &account.to_string(),
+                )
+                .await,
+        ),
+    ] {
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (status, kind),
+            "{}",
+            answer.body
+        );
+    }
+}
+
+#[tokio::test]
+async fn pages_together_are_the_list_once() {
+    let server = Server::start().await;
+    for number in 0..5 {
+        let account = json!({ "id": format!("a{number}"), "name": "A", "currency": "EUR" });
+        assert_eq!(server.post("/v1/accounts", &account).await.status, 201);
+    }
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = server
+            .get(&format!("/v1/accounts?limit=2{cursor}"))
+            .await
+            .json();
+        let ids = page["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["id"].as_str().unwrap().to_owned());
+        seen.extend(ids);
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["a0", "a1", "a2", "a3", "a4"]);
+    let audit = server.get("/v1/audit?limit=3").await.json();
+    assert_eq!(audit["items"][1]["actor"], "api:admin");
+    let rest = server
+        .get(&format!(
+            "/v1/audit?cursor={}",
+            audit["next"].as_str().unwrap()
+        ))
+        .await
+        .json();
+    assert_eq!(rest["items"][0]["seq"], 4);
+}
+
+#[tokio::test]
+async fn a_write_with_a_key_is_carried_out_once() {
+    let server = Server::start().await;
+    let key = "idempotency-key: k1\r\n";
+    let token = json!({ "addresses": ["127.0.0.1:1"] });
+    let plan = json!({ "toml": crate::billing::testing::PLAN });
+    let first = server.post_with("/v1/plans", key, &plan).await;
+    let second = server.post_with("/v1/plans", key, &plan).await;
+    assert_eq!((first.status, &first.body), (second.status, &second.body));
+    assert!(second.head.contains("idempotency-replayed: true") && !first.head.contains("replayed"));
+    let other = server.post_with("/v1/join-tokens", key, &token).await;
+    assert_eq!(
+        (other.status, other.problem().as_str()),
+        (422, "key-reused")
+    );
+
+    let key = "idempotency-key: k2\r\n";
+    let told = server.post_with("/v1/join-tokens", key, &token).await;
+    assert_eq!(told.status, 201);
+    let again = server.post_with("/v1/join-tokens", key, &token).await;
+    assert_eq!(
+        again.problem(),
+        "told-once",
+        "a secret is not kept, so it cannot be told again"
+    );
+}
+
+#[tokio::test]
+async fn an_overlap_of_two_accounts_is_refused_by_name() {
+    let server = Server::start().await;
+    for id in ["acme", "other"] {
+        let account = json!({ "id": id, "name": id, "currency": "EUR" });
+        server.post("/v1/accounts", &account).await;
+    }
+    let rule = |account: &str, workload: &str, from: &str| json!({ "account": account, "node": "*", "workload": workload, "from": from });
+    let (from, later) = ("2026-10-01T00:00:00Z", "2026-10-01T00:15:00Z");
+    assert_eq!(
+        server
+            .post("/v1/assignments", &rule("acme", "cgroup/*", from))
+            .await
+            .status,
+        201
+    );
+    let clash = server
+        .post("/v1/assignments", &rule("other", "cgroup/x", from))
+        .await;
+    assert_eq!((clash.status, clash.problem().as_str()), (409, "overlap"));
+    assert_eq!(
+        server
+            .post("/v1/assignments", &rule("other", "cgroup/x", later))
+            .await
+            .status,
+        201
+    );
+    for (workload, from) in [("host", from), ("cgroup/y", "2026-10-01T00:01:00Z")] {
+        let answer = server
+            .post("/v1/assignments", &rule("other", workload, from))
+            .await;
+        assert_eq!((answer.status, answer.problem().as_str()), (422, "invalid"));
+    }
+    let unknown = server
+        .post("/v1/assignments", &rule("nobody", "cgroup/y", from))
+        .await;
+    assert_eq!(unknown.status, 404);
+}
+
+/// A node that used CPU time in October and today.
+async fn metered() -> Server {
+    let server = Server::start().await;
+    let now = clock::now();
+    node(&server.store, now).await;
+    acme(&server.store, at("2026-10-01T00:00:00Z")).await;
+    cpu(
+        &server.store,
+        3,
+        at("2026-10-03T10:00:00Z"),
+        [3_600_000_000, 0, 0, 7],
+    )
+    .await;
+    let hour = now.floor_to(tallystick_common::time::HOUR_US);
+    cpu(&server.store, 3, hour, [5_000_000, 0, 0, 0]).await;
+    cpu(&server.store, 1, hour, [9_000_000, 0, 0, 0]).await;
+    server
+}
+
+#[tokio::test]
+async fn drafts_and_invoices_are_as_the_document_says() {
+    let server = metered().await;
+    let draft = server.get("/v1/accounts/acme/draft?period=2026-10").await;
+    let shape: schema::Draft = serde_json::from_str(&draft.body).unwrap();
+    assert_eq!(shape.statement.lines[0].quantity, "3600000007");
+    assert_eq!(shape.statement.total.amount, "0.01");
+
+    let order = json!({ "account": "acme", "period": "2026-10" });
+    let issued = server.post("/v1/invoices", &order).await;
+    assert_eq!(
+        (issued.status, issued.json()["already_issued"].clone()),
+        (201, json!(false)),
+        "{}",
+        issued.body
+    );
+    let number = issued.json()["invoice"]["number"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let again = server.post("/v1/invoices", &order).await;
+    assert_eq!(
+        (again.status, again.json()["already_issued"].clone()),
+        (200, json!(true))
+    );
+    assert_eq!(again.json()["invoice"]["number"], number.as_str());
+
+    let shown = server.get(&format!("/v1/invoices/{number}")).await;
+    let _: schema::Invoice = serde_json::from_str(&shown.body).unwrap();
+    let digest = blake3::hash(shown.body.as_bytes()).to_hex().to_string();
+    assert_eq!(issued.json()["invoice"]["digest"], digest.as_str());
+
+    let running = json!({ "account": "acme", "period": "9000-01" });
+    assert_eq!(
+        server.post("/v1/invoices", &running).await.problem(),
+        "period-not-ended"
+    );
+}
+
+#[tokio::test]
+async fn a_browser_logs_in_once_with_a_link_and_sees_the_figures_of_the_api() {
+    let server = metered().await;
+    let page = server.raw("GET", "/", "", "").await;
+    assert_eq!(
+        (page.status, page.head.contains("location: /login")),
+        (303, true)
+    );
+    let fragment = server.raw("GET", "/live", "hx-request: true\r\n", "").await;
+    assert_eq!(
+        (
+            fragment.status,
+            fragment.head.contains("hx-redirect: /login")
+        ),
+        (401, true)
+    );
+
+    let code = auth::create_login(&server.store, "console", clock::now())
+        .await
+        .unwrap();
+    let link = format!("/login?code={}", code.reveal());
+    let login = server.raw("GET", &link, "", "").await;
+    assert!(
+        login.head.contains("httponly; samesite=strict"),
+        "{}",
+        login.head
+    );
+    assert_eq!(
+        server.raw("GET", &link, "", "").await.status,
+        401,
+        "a link works once"
+    );
+    let cookie = login
+        .head
+        .split("set-cookie: ")
+        .nth(1)
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    // Header names were lowered for comparison; the secret in it must not be.
+    assert!(cookie.starts_with(auth::COOKIE));
+}
+
+#[tokio::test]
+async fn the_first_page_shows_what_the_overview_says() {
+    let server = metered().await;
+    let session = auth::login_by_token(&server.store, &server.token, clock::now())
+        .await
+        .unwrap()
+        .unwrap();
+    let cookie = format!("cookie: other=1; {}={}\r\n", auth::COOKIE, session.reveal());
+    let overview = server.get("/v1/overview").await.json();
+    let page = server.raw("GET", "/", &cookie, "").await;
+    assert_eq!(page.status, 200);
+    let cost = overview["accounts"][0]["unrounded_total"].as_str().unwrap();
+    assert!(page.body.contains(cost), "{cost}");
+    for row in overview["usage"].as_array().unwrap() {
+        assert!(
+            page.body.contains(row["quantity"].as_str().unwrap()),
+            "{row}"
+        );
+    }
+    assert_eq!(overview["usage"].as_array().unwrap().len(), 2);
+    assert!(
+        page.head
+            .contains("content-security-policy: default-src 'none'")
+    );
+    assert!(
+        !page.body.contains("http://") && !page.body.contains("https://"),
+        "nothing from elsewhere"
+    );
+    for path in [
+        "/accounts/acme/draft",
+        "/live",
+        "/assets/htmx.js",
+        "/assets/console.css",
+        "/assets/icon.svg",
+    ] {
+        assert_eq!(
+            server.raw("GET", path, &cookie, "").await.status,
+            200,
+            "{path}"
+        );
+    }
+    let api = server.raw("GET", "/v1/nodes", &cookie, "").await;
+    assert_eq!(api.status, 401, "the API does not take the cookie");
+    let out = server.raw("POST", "/logout", &cookie, "").await;
+    assert!(out.head.contains("max-age=0"));
+    assert_eq!(server.raw("GET", "/", &cookie, "").await.status, 303);
+}
