@@ -3,7 +3,7 @@
 //! Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not enrolled · 4 the configuration is wrong ·
 //! 5 another agent has the data folder · 6 (`status`) enrolled, but no agent runs.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -171,11 +171,16 @@ async fn run_here(config: Config) -> anyhow::Result<ExitCode> {
 
 fn show_status(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let status = Status::of(&config.data, config)?;
-    if json {
-        println!("{}", serde_json::to_string(&status)?);
+    let text = if json {
+        format!("{}\n", serde_json::to_string(&status)?)
     } else {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        print!("{}", status.table(Timestamp::EPOCH.saturating_add(since.into())));
+        status.table(Timestamp::EPOCH.saturating_add(since.into())).to_string()
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // `status | head` has read enough.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
     }
     Ok(if status.running { ExitCode::SUCCESS } else { ExitCode::from(6) })
 }
