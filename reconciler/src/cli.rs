@@ -184,7 +184,11 @@ fn told(error: &anyhow::Error) -> String {
 /// What scripts can act on.
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<BillingError>() {
-        Some(BillingError::NotEnded { .. } | BillingError::Outstanding { .. }) => return 4,
+        Some(
+            BillingError::NotEnded { .. }
+            | BillingError::Outstanding { .. }
+            | BillingError::RollupsBehind { .. },
+        ) => return 4,
         Some(BillingError::Store(_)) => return 1,
         Some(_) => return 3,
         None => {}

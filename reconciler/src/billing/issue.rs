@@ -67,6 +67,13 @@ pub async fn issue(
             period,
         });
     }
+    // The cut names what is admitted; usage must hold all of it, or the invoice would bill less
+    // than it says it counted.
+    let segments = store::inspect::rollup_lag(&mut tx).await?;
+    if segments > 0 {
+        let account = order.account.to_owned();
+        return Err(BillingError::RollupsBehind { account, segments });
+    }
     let draft = draft(&mut tx, order.account, order.which, order.seller, now).await?;
     let gaps = closed(&draft, order, period)?;
     let number = store::billing::take_number(&mut tx, year_of(now)).await?;
