@@ -245,6 +245,15 @@ impl SealedSegment {
         Ok(VerifiedSegment { bytes: self.bytes, header: self.header, hash: self.hash, blocks })
     }
 
+    /// The blocks, without the signature being checked again: for bytes that were verified before
+    /// they were kept. Admission takes only what [`Self::verify`] gives.
+    ///
+    /// # Errors
+    /// When a block is not canonical: the kept bytes are damaged.
+    pub fn kept_blocks(&self) -> Result<Vec<Block>, SealError> {
+        self.decode_blocks()
+    }
+
     fn decode_blocks(&self) -> Result<Vec<Block>, SealError> {
         let from = self.header.from;
         self.blocks
