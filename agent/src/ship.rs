@@ -135,7 +135,7 @@ pub async fn run(
             tell: &tell,
         };
         turn = turn.wrapping_add(1);
-        let ending = conversation.hold(&mut backoff, shutdown.clone()).await;
+        let ending = Box::pin(conversation.hold(&mut backoff, shutdown.clone())).await;
         let (why, held) = match ending {
             Ending::Stopped => return Ok(()),
             Ending::NewStream => continue,

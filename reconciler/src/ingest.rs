@@ -24,6 +24,7 @@ pub mod admit;
 mod connection;
 pub mod endpoint;
 pub mod enroll;
+mod guests;
 pub mod intake;
 pub mod listener;
 mod peer;
@@ -54,7 +55,7 @@ pub struct Services {
 impl Services {
     /// The server's clock.
     pub(crate) fn now(&self) -> Timestamp {
-        now()
+        crate::clock::now()
     }
 
     fn stranger(&self, from: SocketAddr, reason: StrangerReason, detail: &str) {
@@ -66,10 +67,4 @@ impl Services {
         getrandom::fill(&mut id.0).map_err(AuthorityError::Random)?;
         Ok(id)
     }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
-    Timestamp::from_micros(micros).unwrap_or(Timestamp::MAX)
 }

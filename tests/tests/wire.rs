@@ -337,10 +337,16 @@ async fn connections_cut_in_the_middle_lose_and_double_nothing() {
     let node = reconciler.node().await;
     let mut agent = Agent::start(&node);
     for _ in 0..5 {
-        agent.seal(100);
         let before = *reconciler.memory.submitted.lock().unwrap();
+        agent.seal(20);
         until("some more", || *reconciler.memory.submitted.lock().unwrap() > before).await;
-        reconciler.restart().await;
+        let sealing = async {
+            for _ in 0..80 {
+                agent.seal(1);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(reconciler.restart(), sealing);
     }
     agent.settled().await;
     assert_eq!(reconciler.memory.hashes(agent.chain.stream).len(), 500);
@@ -522,4 +528,21 @@ async fn a_rolled_back_agent_learns_that_its_stream_is_over() {
     rolled_back.seal(5);
     rolled_back.settled().await;
     assert_eq!(reconciler.memory.hashes(stream).len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hoards_connections_loses_its_oldest() {
+    let reconciler = Reconciler::start().await;
+    let node = reconciler.node().await;
+    let stream = StreamId([4; 16]);
+    let (mut oldest, _) = node.welcomed(stream).await;
+    let mut newer = Vec::new();
+    for _ in 0..4 {
+        newer.push(node.welcomed(stream).await);
+    }
+    assert!(matches!(oldest.receive().await, Err(ConnectError::Closed { .. })));
+    let (link, _) = newer.last_mut().unwrap();
+    let segment = node.chain(stream).seal_next().bytes().to_vec();
+    link.send(&Message::Segment(segment)).await.unwrap();
+    assert!(matches!(link.receive().await.unwrap(), Message::Receipt(_)));
 }

@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn delays_double_up_to_the_longest_and_begin_anew_after_success() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-        let delays: Vec<u64> = (0..8).map(|_| backoff.after_failure(0).as_millis() as u64).collect();
+        let delays: Vec<u128> = (0..8).map(|_| backoff.after_failure(0).as_millis()).collect();
         assert_eq!(delays, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
         backoff.reset();
         assert_eq!(backoff.after_failure(0), Duration::from_millis(500));

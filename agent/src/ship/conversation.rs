@@ -192,7 +192,7 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
             desk.ready = self.buffer.offer_from(first, room, BATCH_BYTES).await?.into();
         }
         desk.check_stop(session.is_settled(end))?;
-        let until = earliest(session.poll_timeout(), desk.stop_by);
+        let until = desk.stop_by.or(session.poll_timeout());
         let waiting = desk.ready.is_empty();
         tokio::select! {
             biased;
@@ -272,13 +272,6 @@ impl Desk {
             Some(by) if settled || Instant::now() >= by => Err(Ending::Stopped),
             _ => Ok(()),
         }
-    }
-}
-
-fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, other) => one.or(other),
     }
 }
 

@@ -232,8 +232,17 @@ impl Session {
         let told = format!("{}: {}", refused.reason, refused.detail);
         match (refused.seq, refused.reason) {
             (_, RefusalReason::Busy | RefusalReason::Ahead) => Consequence::Retry(told),
-            // A new stream of the same make would be refused alike: somebody has to act.
-            (_, RefusalReason::NewerFormat | RefusalReason::Signature | RefusalReason::WrongNode)
+            // About the node, or a new stream of the same make would be refused alike: somebody has
+            // to act.
+            (
+                _,
+                RefusalReason::Banned
+                | RefusalReason::Retired
+                | RefusalReason::UnknownNode
+                | RefusalReason::NewerFormat
+                | RefusalReason::Signature
+                | RefusalReason::WrongNode,
+            )
             | (None | Some(Seq::FIRST), _) => Consequence::Hold(told),
             (Some(seq), reason) => Consequence::StreamOver(StreamOver::Refused {
                 seq,

@@ -100,9 +100,12 @@ fn only(authority: &CertificateDer<'_>) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
+/// Whether a certificate (DER) is the one with the fingerprint.
+type Fingerprint = dyn Fn(&[u8]) -> bool + Send + Sync;
+
 /// Believes one authority, known by its fingerprint alone.
 struct Pinned {
-    fingerprint: Box<dyn Fn(&[u8]) -> bool + Send + Sync>,
+    fingerprint: Box<Fingerprint>,
     provider: Arc<CryptoProvider>,
 }
 

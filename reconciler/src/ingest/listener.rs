@@ -18,7 +18,8 @@ use tokio::task::JoinSet;
 use super::endpoint::{self, EndpointError};
 use super::enroll::{EnrollError, enroll};
 use super::peer::{self, Reader};
-use super::strangers::{StrangerReason, Strangers};
+use super::guests::Guests;
+use super::strangers::StrangerReason;
 use super::{Services, connection};
 use crate::authority::node_of;
 
@@ -34,6 +35,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 pub struct Listener {
     endpoint: Endpoint,
     services: Arc<Services>,
+    guests: Arc<Guests>,
     address: SocketAddr,
 }
 
@@ -47,7 +49,7 @@ impl Listener {
         let address = endpoint
             .local_addr()
             .map_err(|error| EndpointError::Listen { address, error })?;
-        Ok(Self { endpoint, services, address })
+        Ok(Self { endpoint, services, guests: Arc::default(), address })
     }
 
     /// Where it listens.
@@ -91,7 +93,8 @@ impl Listener {
             // Half full: let senders prove their address before they cost a handshake.
             let _ = incoming.retry();
         } else {
-            tasks.spawn(serve(incoming, Arc::clone(&self.services), shutdown.clone()));
+            let (services, guests) = (Arc::clone(&self.services), Arc::clone(&self.guests));
+            tasks.spawn(serve(incoming, services, guests, shutdown.clone()));
         }
     }
 }
@@ -103,14 +106,20 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn serve(incoming: Incoming, services: Arc<Services>, shutdown: watch::Receiver<bool>) {
+async fn serve(
+    incoming: Incoming,
+    services: Arc<Services>,
+    guests: Arc<Guests>,
+    shutdown: watch::Receiver<bool>,
+) {
     let from = incoming.remote_address();
-    let Some(connection) = handshake(incoming, from, &services.strangers, &services).await else { return };
+    let Some(connection) = handshake(incoming, from, &services).await else { return };
     if protocol(&connection).as_deref() == Some(ALPN_ENROLL) {
         return serve_enrolment(&connection, &services).await;
     }
     match identity(&connection) {
         Some((node, tls_key)) => {
+            let _place = Guests::admit(&guests, node, &connection);
             connection::serve(connection, node, tls_key, services, shutdown).await;
         }
         None => {
@@ -124,7 +133,6 @@ async fn serve(incoming: Incoming, services: Arc<Services>, shutdown: watch::Rec
 async fn handshake(
     incoming: Incoming,
     from: SocketAddr,
-    strangers: &Strangers,
     services: &Services,
 ) -> Option<Connection> {
     let accepted = async { incoming.accept()?.await };
@@ -139,7 +147,7 @@ async fn handshake(
         }
         Err(_) => (StrangerReason::Slow, "handshake".to_owned()),
     };
-    strangers.count(services.now(), from, reason, &detail);
+    services.stranger(from, reason, &detail);
     None
 }
 

@@ -206,6 +206,8 @@ fn what_is_refused_for_ever_is_not_sent_for_ever() {
     for reason in [RefusalReason::Banned, RefusalReason::Version, RefusalReason::UnknownNode] {
         assert!(matches!(refused(None, reason), Consequence::Hold(_)), "{reason}");
     }
+    let banned = refused(Some(Seq(7)), RefusalReason::Banned);
+    assert!(matches!(banned, Consequence::Hold(_)), "a ban is about the node, not the stream");
     let first = refused(Some(Seq::FIRST), RefusalReason::Format);
     assert!(matches!(first, Consequence::Hold(_)), "another stream would be refused alike");
     assert!(matches!(refused(Some(Seq(7)), RefusalReason::NewerFormat), Consequence::Hold(_)));
