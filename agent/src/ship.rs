@@ -130,7 +130,9 @@ pub async fn run(
                 receipt_keys: shipping.receipt_keys.clone(),
                 software: concat!("tallystick-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
             },
-            address: shipping.addresses.get(turn % shipping.addresses.len().max(1)),
+            address: shipping
+                .addresses
+                .get(turn % shipping.addresses.len().max(1)),
             buffer: &buffer,
             tell: &tell,
         };
@@ -147,9 +149,16 @@ pub async fn run(
             Ending::Hold(why) => (why, true),
             Ending::Retry(why) => (why, false),
         };
-        let retry_in =
-            if held { shipping.retry_max } else { backoff.after_failure(random()) };
-        tell(ShipEvent::Waiting { why, held, retry_in });
+        let retry_in = if held {
+            shipping.retry_max
+        } else {
+            backoff.after_failure(random())
+        };
+        tell(ShipEvent::Waiting {
+            why,
+            held,
+            retry_in,
+        });
         pause(retry_in, &mut shutdown, &mut heads, stream, &buffer).await;
     }
     Ok(())

@@ -22,7 +22,9 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tallystick_common::ids::{Hash, NodeId};
-use tallystick_common::keys::{EnrolmentRecord, PublicKey, ReceiptKeyCertificate, SecretKey, Signed, Statement};
+use tallystick_common::keys::{
+    EnrolmentRecord, PublicKey, ReceiptKeyCertificate, SecretKey, Signed, Statement,
+};
 use tallystick_common::time::Timestamp;
 
 pub use self::certificate::{
@@ -86,9 +88,16 @@ impl Authority {
         let issuer = Issuer::create(random()?, now)?;
         let server = issuer.server(random()?, now)?;
         let receipt = SecretKey::from_seed(&random()?);
-        let receipt_certificate =
-            issuer.sign(&ReceiptKeyCertificate { key: receipt.public(), from: now });
-        let made = Self { issuer, server, receipt, receipt_certificate };
+        let receipt_certificate = issuer.sign(&ReceiptKeyCertificate {
+            key: receipt.public(),
+            from: now,
+        });
+        let made = Self {
+            issuer,
+            server,
+            receipt,
+            receipt_certificate,
+        };
         made.write(data, &directory)?;
         Ok(made)
     }
@@ -108,7 +117,12 @@ impl Authority {
         );
         let (receipt, receipt_certificate) = open_receipt(&directory, issuer.public())?;
         let server = open_server(&directory, &issuer, now)?;
-        Ok(Self { issuer, server, receipt, receipt_certificate })
+        Ok(Self {
+            issuer,
+            server,
+            receipt,
+            receipt_certificate,
+        })
     }
 
     /// Opens the authority under `data`, or makes it.
@@ -143,7 +157,10 @@ impl Authority {
     /// The TLS chain (server, then CA, so that a pinning client can check it) and key of the server.
     #[must_use]
     pub fn server(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        let chain = vec![self.server.certificate.clone(), self.ca_certificate().clone()];
+        let chain = vec![
+            self.server.certificate.clone(),
+            self.ca_certificate().clone(),
+        ];
         (chain, self.server.private_key())
     }
 
@@ -183,11 +200,17 @@ impl Authority {
         let half_made = data.join("authority.new");
         files::begin_folder(&half_made)?;
         write_private(&half_made.join("ca.key"), self.issuer.key_pem().as_bytes())?;
-        write_private(&half_made.join("ca.crt"), certificate::pem(self.ca_certificate()).as_bytes())?;
+        write_private(
+            &half_made.join("ca.crt"),
+            certificate::pem(self.ca_certificate()).as_bytes(),
+        )?;
         write_server(&half_made, &self.server)?;
         let receipt = certificate::key_pem(&self.receipt.to_seed());
         write_private(&half_made.join("receipt.key"), receipt.as_bytes())?;
-        write_private(&half_made.join("receipt.cert"), &self.receipt_certificate.to_bytes())?;
+        write_private(
+            &half_made.join("receipt.cert"),
+            &self.receipt_certificate.to_bytes(),
+        )?;
         files::finish_folder(&half_made, directory)
     }
 }
@@ -210,11 +233,18 @@ fn open_receipt(
         Ok(ReceiptKeyCertificate { key: certified, .. }) if certified == key.public() => {
             Ok((key, certificate))
         }
-        _ => Err(AuthorityError::Content(path, "the certificate of the receipt key beside it")),
+        _ => Err(AuthorityError::Content(
+            path,
+            "the certificate of the receipt key beside it",
+        )),
     }
 }
 
-fn open_server(directory: &Path, issuer: &Issuer, now: Timestamp) -> Result<TlsIdentity, AuthorityError> {
+fn open_server(
+    directory: &Path,
+    issuer: &Issuer,
+    now: Timestamp,
+) -> Result<TlsIdentity, AuthorityError> {
     let server = TlsIdentity {
         seed: files::seed(&directory.join("server.key"))?,
         certificate: files::certificate(&directory.join("server.crt"))?,
@@ -224,7 +254,10 @@ fn open_server(directory: &Path, issuer: &Issuer, now: Timestamp) -> Result<TlsI
         return Ok(server);
     }
     let renewed = issuer.server(server.seed, now)?;
-    files::replace(&directory.join("server.crt"), certificate::pem(&renewed.certificate).as_bytes())?;
+    files::replace(
+        &directory.join("server.crt"),
+        certificate::pem(&renewed.certificate).as_bytes(),
+    )?;
     Ok(renewed)
 }
 
@@ -278,7 +311,10 @@ mod tests {
         let open = std::fs::Permissions::from_mode(0o644);
         std::fs::set_permissions(directory.join("ca.key"), open).unwrap();
         let exposed = Authority::open(data.path(), now());
-        assert!(matches!(exposed, Err(AuthorityError::Exposed(_))), "{exposed:?}");
+        assert!(
+            matches!(exposed, Err(AuthorityError::Exposed(_))),
+            "{exposed:?}"
+        );
     }
 
     #[test]
@@ -290,7 +326,11 @@ mod tests {
         assert_ne!(made.server().0[0], renewed.server().0[0]);
         assert_eq!(made.server().0[1], renewed.server().0[1], "the CA stays");
         let reopened = Authority::open(data.path(), later).unwrap();
-        assert_eq!(renewed.server().0, reopened.server().0, "the renewed one is on disk");
+        assert_eq!(
+            renewed.server().0,
+            reopened.server().0,
+            "the renewed one is on disk"
+        );
     }
 
     #[test]
@@ -300,7 +340,10 @@ mod tests {
         let path = data.path().join("authority/receipt.key");
         std::fs::write(path, certificate::key_pem(&[9; 32])).unwrap();
         let opened = Authority::open(data.path(), now());
-        assert!(matches!(opened, Err(AuthorityError::Content(..))), "{opened:?}");
+        assert!(
+            matches!(opened, Err(AuthorityError::Content(..))),
+            "{opened:?}"
+        );
     }
 
     #[test]

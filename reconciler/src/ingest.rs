@@ -21,6 +21,7 @@ use crate::authority::{Authority, AuthorityError};
 use crate::store::Store;
 
 pub mod admit;
+pub mod commit;
 mod connection;
 pub mod endpoint;
 pub mod enroll;

@@ -20,5 +20,6 @@ pub mod ingest;
 pub mod init;
 pub mod metrics;
 pub mod overview;
+pub mod rollup;
 pub mod run;
 pub mod store;

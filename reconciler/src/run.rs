@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod background;
-#[cfg(test)]
-pub(crate) mod testing;
 
 use background::background;
 use tokio::net::TcpListener;

@@ -29,6 +29,9 @@ pub mod enrolment;
 pub mod inspect;
 mod migrate;
 pub mod nodes;
+pub mod refusals;
+pub mod rollups;
+pub mod streams;
 #[cfg(test)]
 pub(crate) mod testing;
 

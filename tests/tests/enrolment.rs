@@ -57,7 +57,9 @@ impl Reconciler {
         let path = data.path().join(Store::FILE_NAME);
         let services = Arc::new(Services {
             authority: Authority::create(data.path(), now()).unwrap(),
-            store: Store::create(&path, StoreEpoch([1; 16]), now()).await.unwrap(),
+            store: Store::create(&path, StoreEpoch([1; 16]), now())
+                .await
+                .unwrap(),
             intake: Arc::new(Nobody),
             strangers: Strangers::default(),
             addresses: vec![],
@@ -68,18 +70,38 @@ impl Reconciler {
         let address = listener.address().to_string();
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(listener.run(stopped));
-        Self { services, address, stop, _data: data }
+        Self {
+            services,
+            address,
+            stop,
+            _data: data,
+        }
     }
 
     async fn token(&self, life: Micros) -> JoinToken {
-        let Services { authority, store, .. } = &*self.services;
-        join::create(authority, store, vec![self.address.clone()], "test", life, now())
-            .await
-            .unwrap()
+        let Services {
+            authority, store, ..
+        } = &*self.services;
+        join::create(
+            authority,
+            store,
+            vec![self.address.clone()],
+            "test",
+            life,
+            now(),
+        )
+        .await
+        .unwrap()
     }
 
     fn strangers(&self, reason: StrangerReason) -> u64 {
-        self.services.strangers.summary().counts.get(&reason).copied().unwrap_or(0)
+        self.services
+            .strangers
+            .summary()
+            .counts
+            .get(&reason)
+            .copied()
+            .unwrap_or(0)
     }
 }
 
@@ -139,7 +161,9 @@ async fn a_reconciler_with_another_fingerprint_is_told_nothing() {
         other => panic!("connected: {other:?}"),
     }
     token.ca = right;
-    join(&token).await.expect("the token was not used up by the attempt");
+    join(&token)
+        .await
+        .expect("the token was not used up by the attempt");
 }
 
 #[tokio::test]
@@ -149,7 +173,10 @@ async fn a_stopped_listener_lets_go_of_its_port() {
     let address: std::net::SocketAddr = reconciler.address.parse().unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while std::net::UdpSocket::bind(address).is_err() {
-        assert!(std::time::Instant::now() < deadline, "the port is still taken");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the port is still taken"
+        );
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }

@@ -31,7 +31,11 @@ use tallystick_reconciler::store::{Store, StoreError};
 use tallystick_tests::fixture::{Chain, Size};
 use tokio::sync::{oneshot, watch};
 
-const SIZE: Size = Size { workloads: 2, meters: 2, steps: 2 };
+const SIZE: Size = Size {
+    workloads: 2,
+    meters: 2,
+    steps: 2,
+};
 
 fn now() -> Timestamp {
     Timestamp::from_micros(UNIX_EPOCH.elapsed().unwrap().as_micros() as u64).unwrap()
@@ -58,7 +62,12 @@ struct Memory {
 
 impl Memory {
     fn hashes(&self, stream: StreamId) -> Vec<Hash> {
-        self.streams.lock().unwrap().get(&stream).cloned().unwrap_or_default()
+        self.streams
+            .lock()
+            .unwrap()
+            .get(&stream)
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn judge(&self, segment: &VerifiedSegment) -> Verdict {
@@ -68,10 +77,16 @@ impl Memory {
         let place = header.seq.0 as usize;
         if let Some(known) = hashes.get(place) {
             let same = *known == segment.hash();
-            return if same { Verdict::Duplicate } else { Verdict::Fork { known: *known } };
+            return if same {
+                Verdict::Duplicate
+            } else {
+                Verdict::Fork { known: *known }
+            };
         }
         if place > hashes.len() {
-            return Verdict::Ahead { expected: Seq(hashes.len() as u64) };
+            return Verdict::Ahead {
+                expected: Seq(hashes.len() as u64),
+            };
         }
         if let Previous::Follows(hash) = header.previous {
             assert_eq!(Some(&hash), hashes.last());
@@ -81,15 +96,22 @@ impl Memory {
     }
 
     fn refusals(&self) -> Vec<RefusalReason> {
-        self.refused.lock().unwrap().iter().map(|kept| kept.refused.reason).collect()
+        self.refused
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|kept| kept.refused.reason)
+            .collect()
     }
 }
 
 impl Intake for Memory {
     fn position(&self, _: NodeId, stream: StreamId) -> Later<'_, Result<Position, StoreError>> {
         let hashes = self.hashes(stream);
-        let position =
-            Position { next: Seq(hashes.len() as u64), head: hashes.last().copied() };
+        let position = Position {
+            next: Seq(hashes.len() as u64),
+            head: hashes.last().copied(),
+        };
         Box::pin(async move { Ok(position) })
     }
 
@@ -133,7 +155,9 @@ impl Reconciler {
         let memory = Arc::new(Memory::default());
         let services = Arc::new(Services {
             authority: Authority::create(data.path(), now()).unwrap(),
-            store: Store::create(&path, StoreEpoch([1; 16]), now()).await.unwrap(),
+            store: Store::create(&path, StoreEpoch([1; 16]), now())
+                .await
+                .unwrap(),
             intake: memory.clone(),
             strangers: Strangers::default(),
             addresses: vec![],
@@ -143,7 +167,14 @@ impl Reconciler {
         let address = listener.address().to_string();
         let (stop, stopped) = watch::channel(false);
         let served = tokio::spawn(listener.run(stopped));
-        Self { services, memory, address, stop, served, _data: data }
+        Self {
+            services,
+            memory,
+            address,
+            stop,
+            served,
+            _data: data,
+        }
     }
 
     /// Stops and listens again at the same address.
@@ -164,21 +195,39 @@ impl Reconciler {
     }
 
     async fn node(&self) -> Node {
-        let Services { authority, store, .. } = &*self.services;
+        let Services {
+            authority, store, ..
+        } = &*self.services;
         let life = join::DEFAULT_LIFE;
         let addresses = vec![self.address.clone()];
-        let token = join::create(authority, store, addresses, "", life, now()).await.unwrap();
-        Node { enrolment: enroll(&token, "node", NodeKeys::draw().unwrap()).await.unwrap() }
+        let token = join::create(authority, store, addresses, "", life, now())
+            .await
+            .unwrap();
+        Node {
+            enrolment: enroll(&token, "node", NodeKeys::draw().unwrap())
+                .await
+                .unwrap(),
+        }
     }
 
     async fn set_state(&self, node: NodeId, state: NodeState) {
         let mut tx = self.services.store.write().await.unwrap();
-        assert!(nodes::set_state(&mut tx, node, &state, now()).await.unwrap());
+        assert!(
+            nodes::set_state(&mut tx, node, &state, now())
+                .await
+                .unwrap()
+        );
         tx.commit().await.unwrap();
     }
 
     fn strangers(&self, reason: StrangerReason) -> u64 {
-        self.services.strangers.summary().counts.get(&reason).copied().unwrap_or(0)
+        self.services
+            .strangers
+            .summary()
+            .counts
+            .get(&reason)
+            .copied()
+            .unwrap_or(0)
     }
 }
 
@@ -192,7 +241,9 @@ impl Node {
     }
 
     fn chain(&self, stream: StreamId) -> Chain {
-        let from = now().saturating_sub(Micros::from_seconds(100_000)).floor_to(1_000_000);
+        let from = now()
+            .saturating_sub(Micros::from_seconds(100_000))
+            .floor_to(1_000_000);
         let mut chain = Chain::new(self.id(), from, 1, SIZE);
         chain.key = SecretKey::from_seed(&self.enrolment.keys.signing_seed);
         chain.stream = stream;
@@ -202,11 +253,20 @@ impl Node {
     fn tls(&self) -> rustls::ClientConfig {
         let ca = CertificateDer::from(self.enrolment.ca.clone());
         let certificate = CertificateDer::from(self.enrolment.certificate.clone());
-        tls::enrolled(&ca, certificate, &self.enrolment.keys.tls_seed, 0, ALPN_INGEST).unwrap()
+        tls::enrolled(
+            &ca,
+            certificate,
+            &self.enrolment.keys.tls_seed,
+            0,
+            ALPN_INGEST,
+        )
+        .unwrap()
     }
 
     async fn link(&self) -> Link {
-        connection::connect(&self.enrolment.addresses[0], self.tls()).await.unwrap()
+        connection::connect(&self.enrolment.addresses[0], self.tls())
+            .await
+            .unwrap()
     }
 
     fn hello(&self, stream: StreamId) -> Hello {
@@ -216,13 +276,18 @@ impl Node {
             node: self.id(),
             stream,
             oldest: Seq::FIRST,
-            position: Position { next: Seq::FIRST, head: None },
+            position: Position {
+                next: Seq::FIRST,
+                head: None,
+            },
         }
     }
 
     async fn welcomed(&self, stream: StreamId) -> (Link, Welcome) {
         let mut link = self.link().await;
-        link.send(&Message::Hello(self.hello(stream))).await.unwrap();
+        link.send(&Message::Hello(self.hello(stream)))
+            .await
+            .unwrap();
         match link.receive().await.unwrap() {
             Message::Welcome(welcome) => (link, welcome),
             other => panic!("not welcomed: {other:?}"),
@@ -269,7 +334,14 @@ impl Agent {
             let tell = move |event| sink.lock().unwrap().push(event);
             ship::run(shipping, handle, tell, stopped).await.unwrap();
         });
-        Self { buffer, chain, events, stop, ran, _data: data }
+        Self {
+            buffer,
+            chain,
+            events,
+            stop,
+            ran,
+            _data: data,
+        }
     }
 
     fn seal(&mut self, segments: usize) {
@@ -280,7 +352,10 @@ impl Agent {
     }
 
     fn receipted(&self) -> Option<Seq> {
-        self.buffer.lock().last_receipt().map(|receipt| receipt.through)
+        self.buffer
+            .lock()
+            .last_receipt()
+            .map(|receipt| receipt.through)
     }
 
     async fn settled(&self) {
@@ -308,7 +383,11 @@ fn append(buffer: &Handle, sealed: &SealedSegment) {
 /// What the reconciler says last before it closes.
 async fn refusal(link: &mut Link) -> Refused {
     loop {
-        match link.receive().await.expect("a refusal comes before the close") {
+        match link
+            .receive()
+            .await
+            .expect("a refusal comes before the close")
+        {
             Message::Refused(refused) => return refused,
             Message::Receipt(_) => {}
             other => panic!("{other:?}"),
@@ -324,7 +403,11 @@ async fn a_thousand_segments_arrive_in_order_once() {
     agent.seal(1000);
     agent.settled().await;
     assert_eq!(reconciler.memory.hashes(agent.chain.stream).len(), 1000);
-    assert_eq!(*reconciler.memory.submitted.lock().unwrap(), 1000, "none was sent twice");
+    assert_eq!(
+        *reconciler.memory.submitted.lock().unwrap(),
+        1000,
+        "none was sent twice"
+    );
     agent.seal(1);
     agent.settled().await;
     agent.stop.send(true).unwrap();
@@ -339,7 +422,10 @@ async fn connections_cut_in_the_middle_lose_and_double_nothing() {
     for _ in 0..5 {
         let before = *reconciler.memory.submitted.lock().unwrap();
         agent.seal(20);
-        until("some more", || *reconciler.memory.submitted.lock().unwrap() > before).await;
+        until("some more", || {
+            *reconciler.memory.submitted.lock().unwrap() > before
+        })
+        .await;
         let sealing = async {
             for _ in 0..80 {
                 agent.seal(1);
@@ -350,7 +436,11 @@ async fn connections_cut_in_the_middle_lose_and_double_nothing() {
     }
     agent.settled().await;
     assert_eq!(reconciler.memory.hashes(agent.chain.stream).len(), 500);
-    assert!(reconciler.memory.refusals().is_empty(), "{:?}", reconciler.memory.refusals());
+    assert!(
+        reconciler.memory.refusals().is_empty(),
+        "{:?}",
+        reconciler.memory.refusals()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -360,7 +450,10 @@ async fn a_lost_receipt_is_given_again_without_sending_again() {
     let mut agent = Agent::start(&node);
     reconciler.memory.mute.store(true, Ordering::SeqCst);
     agent.seal(10);
-    until("ten segments", || reconciler.memory.hashes(agent.chain.stream).len() == 10).await;
+    until("ten segments", || {
+        reconciler.memory.hashes(agent.chain.stream).len() == 10
+    })
+    .await;
     assert_eq!(agent.receipted(), None, "no receipt before commit");
     reconciler.memory.mute.store(false, Ordering::SeqCst);
     reconciler.memory.muted.lock().unwrap().clear();
@@ -399,9 +492,18 @@ async fn bad_frames_are_kept_with_their_reason_while_a_good_agent_ships_on() {
         (truncated, RefusalReason::Frame),
         (oversized, RefusalReason::Oversized),
         (vec![0xee, 1, 2], RefusalReason::Frame),
-        (vec![FrameKind::Hello as u8, 0, 0, 0, 1, 9], RefusalReason::Message),
-        (Message::Hello(bad.hello(stream)).to_frame(), RefusalReason::Message),
-        (Message::Segment(vec![1, 0xff, 3]).to_frame(), RefusalReason::Format),
+        (
+            vec![FrameKind::Hello as u8, 0, 0, 0, 1, 9],
+            RefusalReason::Message,
+        ),
+        (
+            Message::Hello(bad.hello(stream)).to_frame(),
+            RefusalReason::Message,
+        ),
+        (
+            Message::Segment(vec![1, 0xff, 3]).to_frame(),
+            RefusalReason::Format,
+        ),
     ];
     for (bytes, reason) in &cases {
         agent.seal(20);
@@ -424,10 +526,17 @@ async fn bad_frames_are_kept_with_their_reason_while_a_good_agent_ships_on() {
     assert_eq!(refusal(&mut link).await.reason, RefusalReason::Ahead);
 
     agent.settled().await;
-    assert_eq!(reconciler.memory.hashes(agent.chain.stream).len(), 20 * cases.len());
+    assert_eq!(
+        reconciler.memory.hashes(agent.chain.stream).len(),
+        20 * cases.len()
+    );
     let connects = |event: &&ShipEvent| matches!(event, ShipEvent::Connected { .. });
     let events = agent.events.lock().unwrap();
-    assert_eq!(events.iter().filter(connects).count(), 1, "the good agent never lost its connection");
+    assert_eq!(
+        events.iter().filter(connects).count(),
+        1,
+        "the good agent never lost its connection"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -437,12 +546,19 @@ async fn banned_retired_unknown_and_newer_peers_are_told_why() {
     let node = reconciler.node().await;
 
     let mut newer = node.hello(stream);
-    newer.versions = Versions { oldest: 90, newest: 99 };
+    newer.versions = Versions {
+        oldest: 90,
+        newest: 99,
+    };
     let mut link = node.link().await;
     link.send(&Message::Hello(newer)).await.unwrap();
     let told = refusal(&mut link).await;
     assert_eq!(told.reason, RefusalReason::Version);
-    assert!(told.detail.contains("this reconciler 1 to 1"), "{}", told.detail);
+    assert!(
+        told.detail.contains("this reconciler 1 to 1"),
+        "{}",
+        told.detail
+    );
 
     let mut other = node.hello(stream);
     other.node = NodeId([9; 16]);
@@ -450,14 +566,19 @@ async fn banned_retired_unknown_and_newer_peers_are_told_why() {
     link.send(&Message::Hello(other)).await.unwrap();
     assert_eq!(refusal(&mut link).await.reason, RefusalReason::WrongNode);
 
-    let banned = NodeState::Banned { at: now(), reason: "stolen".to_owned() };
+    let banned = NodeState::Banned {
+        at: now(),
+        reason: "stolen".to_owned(),
+    };
     for (state, reason) in [
         (banned, RefusalReason::Banned),
         (NodeState::Retired { at: now() }, RefusalReason::Retired),
     ] {
         reconciler.set_state(node.id(), state).await;
         let mut link = node.link().await;
-        link.send(&Message::Hello(node.hello(stream))).await.unwrap();
+        link.send(&Message::Hello(node.hello(stream)))
+            .await
+            .unwrap();
         assert_eq!(refusal(&mut link).await.reason, reason);
     }
     let kept = reconciler.memory.refusals();
@@ -471,13 +592,29 @@ async fn banned_retired_unknown_and_newer_peers_are_told_why() {
 
     let tls_key = SecretKey::from_seed(&[5; 32]);
     let ghost = NodeId([7; 16]);
-    let certificate =
-        reconciler.services.authority.issue_client(ghost, &tls_key.public(), now()).unwrap();
+    let certificate = reconciler
+        .services
+        .authority
+        .issue_client(ghost, &tls_key.public(), now())
+        .unwrap();
     let ca = CertificateDer::from(node.enrolment.ca.clone());
-    let config =
-        tls::enrolled(&ca, CertificateDer::from(certificate.to_vec()), &[5; 32], 0, ALPN_INGEST).unwrap();
-    let mut link = connection::connect(&reconciler.address, config).await.unwrap();
-    link.send(&Message::Hello(Hello { node: ghost, ..node.hello(stream) })).await.unwrap();
+    let config = tls::enrolled(
+        &ca,
+        CertificateDer::from(certificate.to_vec()),
+        &[5; 32],
+        0,
+        ALPN_INGEST,
+    )
+    .unwrap();
+    let mut link = connection::connect(&reconciler.address, config)
+        .await
+        .unwrap();
+    link.send(&Message::Hello(Hello {
+        node: ghost,
+        ..node.hello(stream)
+    }))
+    .await
+    .unwrap();
     assert_eq!(refusal(&mut link).await.reason, RefusalReason::UnknownNode);
     assert_eq!(reconciler.strangers(StrangerReason::UnknownNode), 1);
 }
@@ -495,12 +632,18 @@ async fn strangers_are_counted_and_told_nothing() {
         Err(error) => Err(error),
     };
     assert!(matches!(outcome, Err(ConnectError::Lost(_))), "{outcome:?}");
-    until("the count", || ours.strangers(StrangerReason::Certificate) == 1).await;
+    until("the count", || {
+        ours.strangers(StrangerReason::Certificate) == 1
+    })
+    .await;
 
     let pinned = tls::pinned(|_| true, ALPN_INGEST).unwrap();
     let mut link = connection::connect(&ours.address, pinned).await.unwrap();
     assert!(link.receive().await.is_err());
-    until("the count", || ours.strangers(StrangerReason::NoCertificate) == 1).await;
+    until("the count", || {
+        ours.strangers(StrangerReason::NoCertificate) == 1
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -517,13 +660,23 @@ async fn a_rolled_back_agent_learns_that_its_stream_is_over() {
     until("the news", || {
         let events = rolled_back.events.lock().unwrap();
         events.iter().any(|event| {
-            matches!(event, ShipEvent::StreamOver { why: StreamOver::RolledBack { .. }, .. })
+            matches!(
+                event,
+                ShipEvent::StreamOver {
+                    why: StreamOver::RolledBack { .. },
+                    ..
+                }
+            )
         })
     })
     .await;
     let stream = StreamId([0x77; 16]);
     let after = rolled_back.buffer.lock().position();
-    rolled_back.buffer.lock().begin_stream(stream, after).unwrap();
+    rolled_back
+        .buffer
+        .lock()
+        .begin_stream(stream, after)
+        .unwrap();
     rolled_back.chain = node.chain(stream);
     rolled_back.seal(5);
     rolled_back.settled().await;
@@ -540,7 +693,10 @@ async fn a_node_that_hoards_connections_loses_its_oldest() {
     for _ in 0..4 {
         newer.push(node.welcomed(stream).await);
     }
-    assert!(matches!(oldest.receive().await, Err(ConnectError::Closed { .. })));
+    assert!(matches!(
+        oldest.receive().await,
+        Err(ConnectError::Closed { .. })
+    ));
     let (link, _) = newer.last_mut().unwrap();
     let segment = node.chain(stream).seal_next().bytes().to_vec();
     link.send(&Message::Segment(segment)).await.unwrap();

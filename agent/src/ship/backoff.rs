@@ -17,12 +17,18 @@ impl Backoff {
     /// Nothing failed yet. `longest` is raised to `shortest` when it lies below.
     #[must_use]
     pub fn new(shortest: Duration, longest: Duration) -> Self {
-        Self { shortest, longest: longest.max(shortest), failures: 0 }
+        Self {
+            shortest,
+            longest: longest.max(shortest),
+            failures: 0,
+        }
     }
 
     /// An attempt failed: how long to wait, between half of this step's delay and the whole of it.
     pub fn after_failure(&mut self, random: u64) -> Duration {
-        let doubled = self.shortest.saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let doubled = self
+            .shortest
+            .saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
         let whole = doubled.min(self.longest);
         let half = whole / 2;
@@ -45,8 +51,13 @@ mod tests {
     #[test]
     fn delays_double_up_to_the_longest_and_begin_anew_after_success() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-        let delays: Vec<u128> = (0..8).map(|_| backoff.after_failure(0).as_millis()).collect();
-        assert_eq!(delays, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        let delays: Vec<u128> = (0..8)
+            .map(|_| backoff.after_failure(0).as_millis())
+            .collect();
+        assert_eq!(
+            delays,
+            [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]
+        );
         backoff.reset();
         assert_eq!(backoff.after_failure(0), Duration::from_millis(500));
     }

@@ -135,9 +135,13 @@ pub struct Receiver {
 /// When nothing there answers as the reconciler that `tls` believes.
 pub async fn connect(address: &str, tls: rustls::ClientConfig) -> Result<Link, ConnectError> {
     let config = client_config(tls)?;
-    let resolved = tokio::net::lookup_host(address)
-        .await
-        .map_err(|error| ConnectError::Resolve { address: address.to_owned(), error })?;
+    let resolved =
+        tokio::net::lookup_host(address)
+            .await
+            .map_err(|error| ConnectError::Resolve {
+                address: address.to_owned(),
+                error,
+            })?;
     let mut last = ConnectError::Slow;
     for remote in resolved {
         match tokio::time::timeout(CONNECT_WITHIN, connect_to(remote, config.clone())).await {
@@ -161,8 +165,16 @@ async fn connect_to(remote: SocketAddr, config: ClientConfig) -> Result<Link, Co
         .map_err(|error| ConnectError::Tls(rustls::Error::General(error.to_string())))?;
     let connection = connecting.await?;
     let (send, recv) = connection.open_bi().await?;
-    let receiver = Receiver { stream: recv, decoder: FrameDecoder::new() };
-    Ok(Link { endpoint, connection, sender: Sender(send), receiver })
+    let receiver = Receiver {
+        stream: recv,
+        decoder: FrameDecoder::new(),
+    };
+    Ok(Link {
+        endpoint,
+        connection,
+        sender: Sender(send),
+        receiver,
+    })
 }
 
 fn client_config(tls: rustls::ClientConfig) -> Result<ClientConfig, ConnectError> {
@@ -208,8 +220,20 @@ impl Link {
     /// Both halves, and what closes the connection.
     #[must_use]
     pub fn split(self) -> (Sender, Receiver, Closer) {
-        let Self { endpoint, connection, sender, receiver } = self;
-        (sender, receiver, Closer { endpoint, connection })
+        let Self {
+            endpoint,
+            connection,
+            sender,
+            receiver,
+        } = self;
+        (
+            sender,
+            receiver,
+            Closer {
+                endpoint,
+                connection,
+            },
+        )
     }
 }
 

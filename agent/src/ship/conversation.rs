@@ -54,7 +54,10 @@ impl From<ConnectError> for Ending {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Tls(_) => Self::Hold(error.to_string()),
-            ConnectError::Closed { code: Some(CloseCode::Refused), reason } => Self::Hold(reason),
+            ConnectError::Closed {
+                code: Some(CloseCode::Refused),
+                reason,
+            } => Self::Hold(reason),
             _ => Self::Retry(error.to_string()),
         }
     }
@@ -111,7 +114,12 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
         let welcome = match answer {
             Message::Welcome(welcome) => welcome,
             Message::Refused(refused) => return Err(session.handle_refused(&refused).into()),
-            other => return Err(Ending::Retry(format!("a {:?} message instead of a welcome", other.kind()))),
+            other => {
+                return Err(Ending::Retry(format!(
+                    "a {:?} message instead of a welcome",
+                    other.kind()
+                )));
+            }
         };
         let known = match before(welcome.position.next) {
             Some(last) => self.buffer.hash_at(last).await?,
@@ -139,7 +147,10 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
                 let head = buffer.head();
                 Ok(Holdings {
                     oldest: buffer.oldest_held(),
-                    position: Position { next: head.next, head: head.last().map(|_| head.hash) },
+                    position: Position {
+                        next: head.next,
+                        head: head.last().map(|_| head.hash),
+                    },
                     receipted: buffer.last_receipt().map(|receipt| receipt.through),
                 })
             })
@@ -147,7 +158,12 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
     }
 
     /// Sends, and takes answers, until something ends it.
-    async fn talk(&self, link: Link, mut session: Session, shutdown: watch::Receiver<bool>) -> Ending {
+    async fn talk(
+        &self,
+        link: Link,
+        mut session: Session,
+        shutdown: watch::Receiver<bool>,
+    ) -> Ending {
         let (mut sender, mut receiver, closer) = link.split();
         let (hand, mut handed) = mpsc::channel::<Message>(WRITE_AHEAD);
         // Writing a frame must not be abandoned half-way, so it is a future of its own.
@@ -161,14 +177,31 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
             ConnectError::Ended
         };
         tokio::pin!(writing);
-        let mut desk = Desk { ready: VecDeque::new(), stop_by: None, shutdown };
+        let mut desk = Desk {
+            ready: VecDeque::new(),
+            stop_by: None,
+            shutdown,
+        };
         let ending = loop {
-            match self.step(&mut desk, &mut session, &mut receiver, &hand, writing.as_mut()).await {
+            match self
+                .step(
+                    &mut desk,
+                    &mut session,
+                    &mut receiver,
+                    &hand,
+                    writing.as_mut(),
+                )
+                .await
+            {
                 Ok(()) => {}
                 Err(ending) => break ending,
             }
         };
-        let code = if matches!(ending, Ending::Stopped) { CloseCode::ShuttingDown } else { CloseCode::Done };
+        let code = if matches!(ending, Ending::Stopped) {
+            CloseCode::ShuttingDown
+        } else {
+            CloseCode::Done
+        };
         closer.close(code).await;
         ending
     }
@@ -187,9 +220,15 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
             return Err(Ending::NewStream);
         }
         let end = self.buffer.head().next;
-        if desk.ready.is_empty() && let Some(first) = session.poll_send(end) {
+        if desk.ready.is_empty()
+            && let Some(first) = session.poll_send(end)
+        {
             let room = session.room().min(BATCH_SEGMENTS);
-            desk.ready = self.buffer.offer_from(first, room, BATCH_BYTES).await?.into();
+            desk.ready = self
+                .buffer
+                .offer_from(first, room, BATCH_BYTES)
+                .await?
+                .into();
         }
         desk.check_stop(session.is_settled(end))?;
         let until = desk.stop_by.or(session.poll_timeout());
@@ -238,20 +277,33 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
         match message {
             Message::Receipt(signed) => self.take_receipt(session, &signed).await,
             Message::Refused(refused) => Err(session.handle_refused(&refused).into()),
-            other => Err(Ending::Retry(format!("a {:?} message out of turn", other.kind()))),
+            other => Err(Ending::Retry(format!(
+                "a {:?} message out of turn",
+                other.kind()
+            ))),
         }
     }
 
-    async fn take_receipt(&self, session: &mut Session, signed: &Signed<Receipt>) -> Result<(), Ending> {
+    async fn take_receipt(
+        &self,
+        session: &mut Session,
+        signed: &Signed<Receipt>,
+    ) -> Result<(), Ending> {
         let disbelieved = |error: super::session::BadReceipt| Ending::Retry(error.to_string());
         let receipt = session.read_receipt(signed).map_err(disbelieved)?;
         let known = self.buffer.hash_at(receipt.seq).await?;
-        if !session.handle_receipt(Instant::now(), &receipt, known).map_err(disbelieved)? {
+        if !session
+            .handle_receipt(Instant::now(), &receipt, known)
+            .map_err(disbelieved)?
+        {
             return Ok(());
         }
         failpoint!("agent.receipt.verified");
-        let mark =
-            ReceiptMark { through: receipt.seq, hash: receipt.hash, bytes: signed.to_bytes() };
+        let mark = ReceiptMark {
+            through: receipt.seq,
+            hash: receipt.hash,
+            bytes: signed.to_bytes(),
+        };
         self.buffer.receipt(mark).await?;
         (self.tell)(ShipEvent::Receipted(receipt));
         Ok(())

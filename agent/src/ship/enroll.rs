@@ -32,7 +32,10 @@ impl NodeKeys {
     /// # Errors
     /// When the system gives no random bytes.
     pub fn draw() -> Result<Self, EnrollError> {
-        let mut keys = Self { signing_seed: [0; 32], tls_seed: [0; 32] };
+        let mut keys = Self {
+            signing_seed: [0; 32],
+            tls_seed: [0; 32],
+        };
         getrandom::fill(&mut keys.signing_seed).map_err(EnrollError::Random)?;
         getrandom::fill(&mut keys.tls_seed).map_err(EnrollError::Random)?;
         Ok(keys)
@@ -103,7 +106,11 @@ pub enum EnrollError {
 ///
 /// # Errors
 /// When no address answers as the token's reconciler, or it refuses.
-pub async fn enroll(token: &JoinToken, name: &str, keys: NodeKeys) -> Result<Enrolment, EnrollError> {
+pub async fn enroll(
+    token: &JoinToken,
+    name: &str,
+    keys: NodeKeys,
+) -> Result<Enrolment, EnrollError> {
     let request = request(token, name, &keys)?;
     let mut last = EnrollError::NoAddress;
     for address in &token.addresses {
@@ -161,7 +168,10 @@ async fn ask(
     let answer = tokio::time::timeout(connection::ANSWER_WITHIN, exchange)
         .await
         .unwrap_or(Err(ConnectError::Slow))
-        .map_err(|error| EnrollError::Connect { address: address.to_owned(), error })?;
+        .map_err(|error| EnrollError::Connect {
+            address: address.to_owned(),
+            error,
+        })?;
     match answer {
         Message::Enrolled(enrolled) => Ok(enrolled),
         Message::Refused(refused) => Err(EnrollError::Refused(refused)),
@@ -172,7 +182,9 @@ async fn ask(
 /// Believes nothing of the answer that the pinned CA did not sign.
 fn check(token: &JoinToken, keys: NodeKeys, answer: Enrolled) -> Result<Enrolment, EnrollError> {
     if Hash(*blake3::hash(&answer.ca).as_bytes()) != token.ca {
-        return Err(EnrollError::Untrue("the CA's certificate is not the one the token names"));
+        return Err(EnrollError::Untrue(
+            "the CA's certificate is not the one the token names",
+        ));
     }
     let ca_key = tls::authority_key(&CertificateDer::from(answer.ca.as_slice()))
         .map_err(|_| EnrollError::Untrue("the CA's certificate cannot be read"))?;
@@ -188,8 +200,11 @@ fn check(token: &JoinToken, keys: NodeKeys, answer: Enrolled) -> Result<Enrolmen
         .into_iter()
         .next()
         .ok_or(EnrollError::Untrue("there is no certificate in it"))?;
-    let addresses =
-        if answer.addresses.is_empty() { token.addresses.clone() } else { answer.addresses };
+    let addresses = if answer.addresses.is_empty() {
+        token.addresses.clone()
+    } else {
+        answer.addresses
+    };
     Ok(Enrolment {
         keys,
         record,

@@ -47,7 +47,9 @@ pub struct Holdings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamOver {
     /// The reconciler has more of the stream than we do: our buffer was rolled back.
-    #[error("the reconciler has segments up to {theirs} of this stream, the buffer only up to {ours}")]
+    #[error(
+        "the reconciler has segments up to {theirs} of this stream, the buffer only up to {ours}"
+    )]
     RolledBack {
         /// The next number it wants.
         theirs: Seq,
@@ -155,7 +157,10 @@ impl Session {
     ) -> Result<(), Consequence> {
         let ours = Versions::OURS;
         if welcome.version < ours.oldest || welcome.version > ours.newest {
-            let told = format!("the reconciler speaks version {}; update this agent", welcome.version);
+            let told = format!(
+                "the reconciler speaks version {}; update this agent",
+                welcome.version
+            );
             return Err(Consequence::Hold(told));
         }
         for key in certified(&welcome.receipt_keys, &self.party.ca) {
@@ -215,7 +220,11 @@ impl Session {
             None => {}
         }
         self.progress = now;
-        while self.in_flight.front().is_some_and(|sent| *sent <= receipt.seq) {
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|sent| *sent <= receipt.seq)
+        {
             self.in_flight.pop_front();
         }
         if news {
@@ -279,7 +288,10 @@ impl Session {
 
 /// Keys among `keys` that the CA certified.
 fn certified(keys: &[Signed<ReceiptKeyCertificate>], ca: &PublicKey) -> Vec<PublicKey> {
-    keys.iter().filter_map(|signed| signed.verify(ca).ok()).map(|certificate| certificate.key).collect()
+    keys.iter()
+        .filter_map(|signed| signed.verify(ca).ok())
+        .map(|certificate| certificate.key)
+        .collect()
 }
 
 /// Whether what the reconciler has is a beginning of what we have, and we can go on from there.
@@ -290,7 +302,10 @@ fn reconcile(
 ) -> Result<(), Consequence> {
     let ours = holdings.position.next;
     if theirs.next > ours {
-        let over = StreamOver::RolledBack { theirs: theirs.next, ours };
+        let over = StreamOver::RolledBack {
+            theirs: theirs.next,
+            ours,
+        };
         return Err(Consequence::StreamOver(over));
     }
     if theirs.next < holdings.oldest {
@@ -299,7 +314,9 @@ fn reconcile(
             theirs.next, holdings.oldest
         )));
     }
-    let Some(last) = theirs.next.0.checked_sub(1).map(Seq) else { return Ok(()) };
+    let Some(last) = theirs.next.0.checked_sub(1).map(Seq) else {
+        return Ok(());
+    };
     if known.is_some() && known == theirs.head {
         return Ok(());
     }

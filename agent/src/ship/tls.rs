@@ -41,7 +41,11 @@ pub fn authority_key(certificate: &CertificateDer<'_>) -> Result<[u8; 32], TlsEr
     roots
         .roots
         .first()
-        .and_then(|anchor| anchor.subject_public_key_info.strip_prefix(&SPKI_ED25519_PREFIX))
+        .and_then(|anchor| {
+            anchor
+                .subject_public_key_info
+                .strip_prefix(&SPKI_ED25519_PREFIX)
+        })
         .and_then(|key| key.try_into().ok())
         .ok_or(TlsError::InvalidCertificate(CertificateError::BadEncoding))
 }
@@ -55,7 +59,10 @@ pub fn pinned(
     fingerprint: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
     alpn: &[u8],
 ) -> Result<ClientConfig, TlsError> {
-    let verifier = Pinned { fingerprint: Box::new(fingerprint), provider: provider() };
+    let verifier = Pinned {
+        fingerprint: Box::new(fingerprint),
+        provider: provider(),
+    };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -127,7 +134,9 @@ impl ServerCertVerifier for Pinned {
         let authority = intermediates
             .iter()
             .find(|shown| (self.fingerprint)(shown))
-            .ok_or(TlsError::InvalidCertificate(CertificateError::UnknownIssuer))?;
+            .ok_or(TlsError::InvalidCertificate(
+                CertificateError::UnknownIssuer,
+            ))?;
         WebPkiServerVerifier::builder_with_provider(
             Arc::new(only(authority)?),
             Arc::clone(&self.provider),
@@ -161,7 +170,9 @@ impl ServerCertVerifier for Pinned {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -183,7 +194,8 @@ impl ServerCertVerifier for NotBefore {
     ) -> Result<ServerCertVerified, TlsError> {
         let at = now.as_secs().max(self.not_before);
         let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(at));
-        self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, at)
+        self.inner
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp, at)
     }
 
     fn verify_tls12_signature(

@@ -12,7 +12,6 @@ use crate::authority::Authority;
 use crate::billing::testing::{acme, at, cpu, node};
 use crate::clock;
 use crate::ingest::{Services, strangers::Strangers};
-use crate::run::testing::Nothing;
 use crate::store::{Store, testing::store};
 
 /// A server on a port of its own, and a client of a few lines.
@@ -55,7 +54,7 @@ impl Server {
         let services = Services {
             authority: Authority::create(folder.path(), now).unwrap(),
             store: store.clone(),
-            intake: Arc::new(Nothing),
+            intake: Arc::new(crate::ingest::commit::channel(store.clone(), crate::clock::now, Arc::default()).0),
             strangers: Strangers::default(),
             addresses: vec![],
             connections_max: 10,

@@ -5,10 +5,13 @@
 
 use data_encoding::BASE64;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, PublicKeyData as _, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
 };
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+};
 use tallystick_common::ids::NodeId;
 use tallystick_common::keys::{PublicKey, SecretKey};
 use tallystick_common::time::{SECOND_US, Timestamp};
@@ -30,8 +33,9 @@ const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 /// RFC 8410: the SubjectPublicKeyInfo of an Ed25519 key, up to the key.
-const SPKI_PREFIX: [u8; 12] =
-    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const SPKI_PREFIX: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
 
 /// A certificate that could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -77,24 +81,40 @@ pub(super) struct Issuer {
 impl Issuer {
     /// A new one.
     pub(super) fn create(seed: [u8; 32], now: Timestamp) -> Result<Self, CertificateError> {
-        let mut params = params("tallystick authority", serial_of(&seed), CA_LIFE_SECONDS, now);
+        let mut params = params(
+            "tallystick authority",
+            serial_of(&seed),
+            CA_LIFE_SECONDS,
+            now,
+        );
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key_pair(&seed)?)?.der().clone();
-        Ok(Self { key: SecretKey::from_seed(&seed), certificate })
+        Ok(Self {
+            key: SecretKey::from_seed(&seed),
+            certificate,
+        })
     }
 
     pub(super) fn from_parts(seed: [u8; 32], certificate: CertificateDer<'static>) -> Self {
-        Self { key: SecretKey::from_seed(&seed), certificate }
+        Self {
+            key: SecretKey::from_seed(&seed),
+            certificate,
+        }
     }
 
     /// A certificate for the server's key.
-    pub(super) fn server(&self, seed: [u8; 32], now: Timestamp) -> Result<TlsIdentity, CertificateError> {
+    pub(super) fn server(
+        &self,
+        seed: [u8; 32],
+        now: Timestamp,
+    ) -> Result<TlsIdentity, CertificateError> {
         let mut serial = serial_of(&seed);
         // A renewed certificate of one key needs a serial number of its own.
         serial[8..].copy_from_slice(&now.as_micros().to_be_bytes());
         let mut params = params("tallystick reconciler", serial, SERVER_LIFE_SECONDS, now);
-        params.subject_alt_names = CertificateParams::new([SERVER_NAME.to_owned()])?.subject_alt_names;
+        params.subject_alt_names =
+            CertificateParams::new([SERVER_NAME.to_owned()])?.subject_alt_names;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = self.issue(&params, &SecretKey::from_seed(&seed).public())?;
         Ok(TlsIdentity { seed, certificate })
@@ -146,7 +166,12 @@ impl Issuer {
 #[must_use]
 pub fn node_of(certificate: &CertificateDer<'_>) -> Option<(NodeId, PublicKey)> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let key = parsed.public_key().raw.strip_prefix(&SPKI_PREFIX)?.try_into().ok()?;
+    let key = parsed
+        .public_key()
+        .raw
+        .strip_prefix(&SPKI_PREFIX)?
+        .try_into()
+        .ok()?;
     let mut names = parsed.subject().iter_common_name();
     let node = names.next()?.as_str().ok()?.parse().ok()?;
     names.next().is_none().then_some((node, PublicKey(key)))
@@ -185,7 +210,10 @@ pub(super) fn key_pem(seed: &[u8; 32]) -> String {
 
 /// The seed of an Ed25519 key, of a document as [`key_pem`] writes it (version 1, seed alone).
 pub(super) fn seed_of(key: &PrivatePkcs8KeyDer<'_>) -> Option<[u8; 32]> {
-    key.secret_pkcs8_der().strip_prefix(&PKCS8_PREFIX)?.try_into().ok()
+    key.secret_pkcs8_der()
+        .strip_prefix(&PKCS8_PREFIX)?
+        .try_into()
+        .ok()
 }
 
 fn pkcs8(seed: &[u8; 32]) -> PrivatePkcs8KeyDer<'static> {
@@ -193,7 +221,10 @@ fn pkcs8(seed: &[u8; 32]) -> PrivatePkcs8KeyDer<'static> {
 }
 
 fn key_pair(seed: &[u8; 32]) -> Result<KeyPair, CertificateError> {
-    Ok(KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8(seed), &rcgen::PKCS_ED25519)?)
+    Ok(KeyPair::from_pkcs8_der_and_sign_algo(
+        &pkcs8(seed),
+        &rcgen::PKCS_ED25519,
+    )?)
 }
 
 fn armour(label: &str, der: &[u8]) -> String {
@@ -218,7 +249,12 @@ fn serial_of(seed: &[u8; 32]) -> [u8; 16] {
     serial
 }
 
-fn params(name: &str, mut serial: [u8; 16], life_seconds: u64, now: Timestamp) -> CertificateParams {
+fn params(
+    name: &str,
+    mut serial: [u8; 16],
+    life_seconds: u64,
+    now: Timestamp,
+) -> CertificateParams {
     // RFC 5280 4.1.2.2: positive, and not zero.
     serial[0] = (serial[0] & 0x7f) | 1;
     let now = now.as_micros() / SECOND_US;

@@ -16,7 +16,11 @@ pub(super) fn begin_folder(path: &Path) -> Result<(), AuthorityError> {
     if path.exists() {
         fs::remove_dir_all(path).map_err(failed("remove", path))?;
     }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed("create", path))
 }
 
 /// Moves a finished folder into place, durably.
@@ -35,7 +39,9 @@ pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), Authority
         .mode(0o600)
         .open(path)
         .map_err(failed("create", path))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed("write", path))
+    file.write_all(content)
+        .and_then(|()| file.sync_all())
+        .map_err(failed("write", path))
 }
 
 /// Puts a new content in the place of the old one.
@@ -52,7 +58,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, AuthorityError> {
 
 /// Reads a file, unless others could have.
 pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, AuthorityError> {
-    let mode = fs::metadata(path).map_err(failed("read", path))?.permissions().mode();
+    let mode = fs::metadata(path)
+        .map_err(failed("read", path))?
+        .permissions()
+        .mode();
     if mode & 0o077 != 0 {
         return Err(AuthorityError::Exposed(path.to_owned()));
     }
@@ -74,10 +83,16 @@ pub(super) fn certificate(path: &Path) -> Result<CertificateDer<'static>, Author
 }
 
 fn sync_folder(path: &Path) -> Result<(), AuthorityError> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(failed("sync", path))
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed("sync", path))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AuthorityError {
     let path = path.to_owned();
-    move |error| AuthorityError::File { action, path, error }
+    move |error| AuthorityError::File {
+        action,
+        path,
+        error,
+    }
 }

@@ -7,14 +7,20 @@ use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{NodeId, WorkloadName};
 use tallystick_common::meter::{Kind, Meter};
 use tallystick_common::period::Period;
+use tallystick_common::reading::{Interval, Quality};
 use tallystick_common::statement::UsageItem;
-use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US};
+use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US, Timestamp, share_until};
 
 use crate::catalog::AccountId;
 use crate::catalog::assignment::NodeNames;
 use crate::overview::Series;
+use crate::rollup::Cells;
 use crate::store::column::id;
+use crate::store::streams::{self, Stream};
 use crate::store::{Connection, StoreError};
+
+/// Segments of the stored tail read at once.
+const TAIL_PAGE: u32 = 256;
 
 /// Usage of one meter by one workload of one node in a span. `host` is among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,13 +78,79 @@ pub async fn usage(conn: &mut Connection, span: Period) -> Result<Vec<UsageRow>,
     )
     .bind(hour(span.from.as_micros()))
     .bind(hour(span.to.as_micros().saturating_add(HOUR_US - 1)))
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
     let mut sums = BTreeMap::new();
     for row in &rows {
         add_row(&mut sums, row, span)?;
     }
+    add_tail(conn, &mut sums, span).await?;
     Ok(sums.into_values().collect())
+}
+
+/// Adds committed segments that are not in the rollups yet, by the same cells.
+async fn add_tail(
+    conn: &mut Connection,
+    sums: &mut Sums,
+    span: Period,
+) -> Result<(), StoreError> {
+    for stream in streams::all(conn).await? {
+        if stream.rolled >= stream.next || stream.covered_through <= span.from {
+            continue;
+        }
+        let name = node_name(conn, &stream).await?;
+        let mut rolled = stream.rolled;
+        while rolled < stream.next {
+            let page = streams::segments_from(conn, stream.row, rolled, TAIL_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            rolled = last.seq.next();
+            let mut cells = Cells::default();
+            for segment in page.into_iter().filter(|segment| segment.counted) {
+                cells.add(&segment.read()?.1, true);
+            }
+            add_cells(sums, &cells, stream.node, &name, span)?;
+        }
+    }
+    Ok(())
+}
+
+async fn node_name(conn: &mut Connection, stream: &Stream) -> Result<String, StoreError> {
+    Ok(sqlx::query_scalar("SELECT name FROM nodes WHERE id = $1")
+        .bind(stream.node_row.0)
+        .fetch_one(conn)
+        .await?)
+}
+
+fn add_cells(
+    sums: &mut Sums,
+    cells: &Cells,
+    node: NodeId,
+    node_name: &str,
+    span: Period,
+) -> Result<(), StoreError> {
+    for ((workload, meter), quarters) in &cells.cells {
+        let first = span.from.as_micros() / QUARTER_HOUR_US;
+        let end = span.to.as_micros() / QUARTER_HOUR_US;
+        for cell in quarters.range(first..end).map(|(_, cell)| cell) {
+            let kind = meter.kind();
+            let row = UsageRow {
+                node,
+                node_name: node_name.to_owned(),
+                workload: workload.clone(),
+                meter: *meter,
+                quantity: if kind == Kind::Peak { cell.max } else { cell.quantity },
+                measured: Micros(cell.measured),
+                exact: Micros(cell.exact),
+                interpolated: Micros(cell.interpolated),
+                unmeasured: Micros(cell.unmeasured),
+            };
+            match sums.get_mut(&(node, workload.clone(), *meter)) {
+                Some(sum) => sum.add(&row)?,
+                None => drop(sums.insert((node, workload.clone(), *meter), row)),
+            }
+        }
+    }
+    Ok(())
 }
 
 type Sums = BTreeMap<(NodeId, WorkloadName, Meter), UsageRow>;
@@ -229,10 +301,53 @@ impl UsageRow {
 /// # Errors
 /// When the database fails or a segment cannot be read.
 pub async fn recent(
-    _conn: &mut Connection,
-    _meter: Meter,
-    _span: Period,
-    _step: Micros,
+    conn: &mut Connection,
+    meter: Meter,
+    span: Period,
+    step: Micros,
 ) -> Result<Vec<Series>, StoreError> {
-    Ok(Vec::new())
+    let count = usize::try_from(span.to.since(span.from).0 / step.0.max(1)).unwrap_or(0);
+    let mut series: BTreeMap<(String, WorkloadName), Vec<Option<u64>>> = BTreeMap::new();
+    for stream in streams::all(conn).await? {
+        if stream.covered_through <= span.from {
+            continue;
+        }
+        let name = node_name(conn, &stream).await?;
+        let stored = streams::segments_between(conn, stream.row, span.from, span.to).await?;
+        for segment in stored.into_iter().filter(|segment| segment.counted) {
+            for block in segment.read()?.1.iter().filter(|block| !block.workload.is_host()) {
+                for run in block.runs().iter().filter(|run| run.meter == meter) {
+                    let points = series
+                        .entry((name.clone(), block.workload.clone()))
+                        .or_insert_with(|| vec![None; count]);
+                    for interval in block.intervals(run) {
+                        draw(points, &interval, span.from, step);
+                    }
+                }
+            }
+        }
+    }
+    let series = series.into_iter().map(|((node_name, workload), points)| Series {
+        node_name,
+        workload,
+        points,
+    });
+    Ok(series.collect())
+}
+
+/// Spreads an interval's quantity over the steps it lies in.
+fn draw(points: &mut [Option<u64>], interval: &Interval, from: Timestamp, step: Micros) {
+    if matches!(interval.quality, Quality::Unmeasured(_)) {
+        return;
+    }
+    let share = |at| share_until(interval.quantity, interval.start, interval.end, at);
+    let mut at = interval.start.max(from);
+    while at < interval.end {
+        let until = at.next_multiple(step.0).min(interval.end);
+        let place = usize::try_from(at.since(from).0 / step.0.max(1)).unwrap_or(usize::MAX);
+        let Some(point) = points.get_mut(place) else { return };
+        let more = u64::try_from(share(until) - share(at)).unwrap_or(u64::MAX);
+        *point = Some(point.unwrap_or(0).saturating_add(more));
+        at = until;
+    }
 }

@@ -41,10 +41,22 @@ struct End {
     why: &'static str,
 }
 
-const DONE: End = End { code: CloseCode::Done, why: "" };
-const REFUSED: End = End { code: CloseCode::Refused, why: "refused" };
-const STOPPING: End = End { code: CloseCode::ShuttingDown, why: "the reconciler is being stopped" };
-const FAILED: End = End { code: CloseCode::Failed, why: "the reconciler failed; its log says why" };
+const DONE: End = End {
+    code: CloseCode::Done,
+    why: "",
+};
+const REFUSED: End = End {
+    code: CloseCode::Refused,
+    why: "refused",
+};
+const STOPPING: End = End {
+    code: CloseCode::ShuttingDown,
+    why: "the reconciler is being stopped",
+};
+const FAILED: End = End {
+    code: CloseCode::Failed,
+    why: "the reconciler failed; its log says why",
+};
 
 /// Serves one connection of a node to its end.
 pub(super) async fn serve(
@@ -60,7 +72,13 @@ pub(super) async fn serve(
         services.stranger(peer, StrangerReason::Slow, "a node opened no stream");
         return connection.close(VarInt::from_u32(CloseCode::Slow as u32), b"too slow");
     };
-    let mut talk = Talk { connection, services, peer, shown, send };
+    let mut talk = Talk {
+        connection,
+        services,
+        peer,
+        shown,
+        send,
+    };
     match talk.greet(&mut reader).await {
         Ok(open) => talk.converse(open, reader, shutdown).await,
         Err(Parting::Refused(refused)) => talk.part(refused).await,
@@ -122,7 +140,8 @@ impl Talk {
             (Ok(_), None) => return Err(Parting::Failed),
             (Err(said), node) => {
                 if node.is_none() {
-                    self.services.stranger(self.peer, StrangerReason::UnknownNode, &said.detail);
+                    self.services
+                        .stranger(self.peer, StrangerReason::UnknownNode, &said.detail);
                     return Err(Parting::Refused(said));
                 }
                 let frame = Message::Hello(hello).to_frame();
@@ -130,7 +149,11 @@ impl Talk {
                 return Err(Parting::Refused(said));
             }
         };
-        let position = self.services.intake.position(self.shown.node, hello.stream).await?;
+        let position = self
+            .services
+            .intake
+            .position(self.shown.node, hello.stream)
+            .await?;
         let welcome = Welcome {
             version: judged,
             server_time: self.services.now(),
@@ -142,7 +165,11 @@ impl Talk {
         let sent = peer::send(&mut self.send, &Message::Welcome(welcome)).await;
         sent.map_err(|_| Parting::Gone)?;
         tracing::debug!(node.id = %self.shown.node, peer = %self.peer, "welcomed a node");
-        Ok(Open { stream: hello.stream, keys, position })
+        Ok(Open {
+            stream: hello.stream,
+            keys,
+            position,
+        })
     }
 
     async fn first_message(&self, reader: &mut Reader) -> Result<Hello, Parting> {
@@ -157,7 +184,8 @@ impl Talk {
         if known.is_some() && !reader.unread().is_empty() {
             self.keep(None, &said, kept(reader.unread())).await?;
         } else {
-            self.services.stranger(self.peer, StrangerReason::Malformed, &said.detail);
+            self.services
+                .stranger(self.peer, StrangerReason::Malformed, &said.detail);
         }
         Err(Parting::Refused(said))
     }
@@ -171,8 +199,20 @@ impl Talk {
     ) -> Result<(), Stopped> {
         let refused = refused.clone();
         let (node, peer) = (self.shown.node, self.peer);
-        let record = RefusedBytes { node, stream, seq: refused.seq, refused, peer, bytes };
-        self.services.intake.refuse(record).await?.await.map_err(|_| Stopped)
+        let record = RefusedBytes {
+            node,
+            stream,
+            seq: refused.seq,
+            refused,
+            peer,
+            bytes,
+        };
+        self.services
+            .intake
+            .refuse(record)
+            .await?
+            .await
+            .map_err(|_| Stopped)
     }
 
     async fn part(mut self, refused: Refused) {
@@ -188,7 +228,11 @@ impl Talk {
     async fn converse(mut self, open: Open, mut reader: Reader, shutdown: watch::Receiver<bool>) {
         let (tickets, mut due) = mpsc::channel(DEFAULT_WINDOW as usize);
         let services = Arc::clone(&self.services);
-        let receipts = Receipts { services, node: self.shown.node, stream: open.stream };
+        let receipts = Receipts {
+            services,
+            node: self.shown.node,
+            stream: open.stream,
+        };
         let reading = Reading {
             services: Arc::clone(&self.services),
             peer: self.peer,
@@ -223,7 +267,9 @@ fn kept(bytes: &[u8]) -> Vec<u8> {
 
 async fn load(store: &Store, node: NodeId) -> Result<Option<(Node, KeyRing)>, StoreError> {
     let mut tx = store.read().await?;
-    let Some(node) = nodes::by_id(&mut tx, node).await? else { return Ok(None) };
+    let Some(node) = nodes::by_id(&mut tx, node).await? else {
+        return Ok(None);
+    };
     let keys = nodes::key_ring(&mut tx, &node).await?;
     Ok(Some((node, keys)))
 }

@@ -46,11 +46,19 @@ pub enum EndpointError {
 pub fn open(address: SocketAddr, authority: &Authority) -> Result<quinn::Endpoint, EndpointError> {
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto(authority)?));
     config.transport_config(Arc::new(transport()));
-    config.max_incoming(1 << 10).incoming_buffer_size(16 << 10).incoming_buffer_size_total(4 << 20);
+    config
+        .max_incoming(1 << 10)
+        .incoming_buffer_size(16 << 10)
+        .incoming_buffer_size_total(4 << 20);
     let failed = |error| EndpointError::Listen { address, error };
     let socket = socket(address).map_err(failed)?;
-    quinn::Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
-        .map_err(failed)
+    quinn::Endpoint::new(
+        EndpointConfig::default(),
+        Some(config),
+        socket,
+        Arc::new(TokioRuntime),
+    )
+    .map_err(failed)
 }
 
 /// A client certificate is asked for and, if shown, must be ours: enrolment has none yet.
@@ -58,7 +66,9 @@ fn crypto(authority: &Authority) -> Result<QuicServerConfig, EndpointError> {
     let failed = |error: &dyn std::fmt::Display| EndpointError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(authority.ca_certificate().clone()).map_err(|error| failed(&error))?;
+    roots
+        .add(authority.ca_certificate().clone())
+        .map_err(|error| failed(&error))?;
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
@@ -90,7 +100,11 @@ fn transport() -> TransportConfig {
 }
 
 fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }

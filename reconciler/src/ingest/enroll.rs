@@ -86,7 +86,10 @@ pub fn tls_fingerprint(key: &PublicKey) -> Hash {
 fn check(request: &EnrollRequest) -> Result<Proved, EnrollError> {
     let version = request.versions.common(Versions::OURS).ok_or_else(|| {
         let ours = Versions::OURS;
-        let detail = format!("this reconciler speaks versions {} to {}", ours.oldest, ours.newest);
+        let detail = format!(
+            "this reconciler speaks versions {} to {}",
+            ours.oldest, ours.newest
+        );
         refused(RefusalReason::Version, detail)
     })?;
     let name = &request.name;
@@ -122,7 +125,8 @@ async fn admit(
     match enrolment::redeem_token(&mut tx, &JoinToken::secret_hash(&request.secret), now).await? {
         Redeemed::Now => {}
         Redeemed::UsedUp => {
-            let known = enrolment::enrolled_with(&mut tx, &request.signing_key, &fingerprint).await?;
+            let known =
+                enrolment::enrolled_with(&mut tx, &request.signing_key, &fingerprint).await?;
             return known.map_or_else(|| Err(token("was used before")), answered_again);
         }
         Redeemed::Expired => return Err(token("has expired")),
@@ -163,5 +167,9 @@ fn token(what: &str) -> EnrollError {
 }
 
 fn refused(reason: RefusalReason, detail: String) -> EnrollError {
-    EnrollError::Refused(Refused { seq: None, reason, detail })
+    EnrollError::Refused(Refused {
+        seq: None,
+        reason,
+        detail,
+    })
 }

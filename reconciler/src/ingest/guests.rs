@@ -31,11 +31,17 @@ impl Guests {
         let mut by_node = guests.lock();
         let open = by_node.entry(node).or_default();
         open.push_back(connection.clone());
-        if open.len() > PER_NODE && let Some(oldest) = open.pop_front() {
+        if open.len() > PER_NODE
+            && let Some(oldest) = open.pop_front()
+        {
             let why = b"a newer connection of this node took its place";
             oldest.close(VarInt::from_u32(CloseCode::TooMany as u32), why);
         }
-        Place { guests: Arc::clone(guests), node, id: connection.stable_id() }
+        Place {
+            guests: Arc::clone(guests),
+            node,
+            id: connection.stable_id(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, VecDeque<Connection>>> {

@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 
 use super::endpoint::{self, EndpointError};
 use super::enroll::{EnrollError, enroll};
-use super::peer::{self, Reader};
 use super::guests::Guests;
+use super::peer::{self, Reader};
 use super::strangers::StrangerReason;
 use super::{Services, connection};
 use crate::authority::node_of;
@@ -49,7 +49,12 @@ impl Listener {
         let address = endpoint
             .local_addr()
             .map_err(|error| EndpointError::Listen { address, error })?;
-        Ok(Self { endpoint, services, guests: Arc::default(), address })
+        Ok(Self {
+            endpoint,
+            services,
+            guests: Arc::default(),
+            address,
+        })
     }
 
     /// Where it listens.
@@ -75,11 +80,18 @@ impl Listener {
             }
         }
         self.endpoint.set_server_config(None);
-        let drained = async { while let Some(ended) = tasks.join_next().await { report(ended) } };
+        let drained = async {
+            while let Some(ended) = tasks.join_next().await {
+                report(ended)
+            }
+        };
         if tokio::time::timeout(DRAIN_WITHIN, drained).await.is_err() {
             tracing::warn!("sessions did not end in time; their agents will send again");
         }
-        self.endpoint.close(VarInt::from_u32(CloseCode::ShuttingDown as u32), b"shutting down");
+        self.endpoint.close(
+            VarInt::from_u32(CloseCode::ShuttingDown as u32),
+            b"shutting down",
+        );
         let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
     }
 
@@ -113,7 +125,9 @@ async fn serve(
     shutdown: watch::Receiver<bool>,
 ) {
     let from = incoming.remote_address();
-    let Some(connection) = handshake(incoming, from, &services).await else { return };
+    let Some(connection) = handshake(incoming, from, &services).await else {
+        return;
+    };
     if protocol(&connection).as_deref() == Some(ALPN_ENROLL) {
         return serve_enrolment(&connection, &services).await;
     }
@@ -141,8 +155,11 @@ async fn handshake(
         Ok(Err(error)) => {
             let text = error.to_string();
             let certificate = text.contains("certificate") || text.contains("UnknownIssuer");
-            let reason =
-                if certificate { StrangerReason::Certificate } else { StrangerReason::Handshake };
+            let reason = if certificate {
+                StrangerReason::Certificate
+            } else {
+                StrangerReason::Handshake
+            };
             (reason, text)
         }
         Err(_) => (StrangerReason::Slow, "handshake".to_owned()),
@@ -152,12 +169,19 @@ async fn handshake(
 }
 
 fn protocol(connection: &Connection) -> Option<Vec<u8>> {
-    connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+    connection
+        .handshake_data()?
+        .downcast::<HandshakeData>()
+        .ok()?
+        .protocol
 }
 
 /// The node whose certificate the peer showed; TLS has checked that our CA issued it.
 fn identity(connection: &Connection) -> Option<(NodeId, tallystick_common::keys::PublicKey)> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    let chain = connection
+        .peer_identity()?
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .ok()?;
     node_of(chain.first()?)
 }
 
@@ -179,9 +203,15 @@ async fn serve_enrolment(connection: &Connection, services: &Services) {
     let (answer, code) = match message {
         Ok(Message::Enroll(request)) => answer_enrolment(services, from, &request).await,
         other => {
-            let detail = other.err().map(|error| error.to_string()).unwrap_or_default();
+            let detail = other
+                .err()
+                .map(|error| error.to_string())
+                .unwrap_or_default();
             services.stranger(from, StrangerReason::Malformed, &detail);
-            return connection.close(VarInt::from_u32(CloseCode::Refused as u32), detail.as_bytes());
+            return connection.close(
+                VarInt::from_u32(CloseCode::Refused as u32),
+                detail.as_bytes(),
+            );
         }
     };
     if peer::send(&mut send, &answer).await.is_ok() {

@@ -46,7 +46,10 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(stream: RecvStream) -> Self {
-        Self { stream, decoder: FrameDecoder::new() }
+        Self {
+            stream,
+            decoder: FrameDecoder::new(),
+        }
     }
 
     /// The next message. Nothing is lost when the call is abandoned.
@@ -82,7 +85,13 @@ impl Reader {
 
     async fn fill(&mut self) -> Result<(), ReadError> {
         let whole = self.unread().is_empty();
-        let ended = || if whole { ReadError::Ended } else { ReadError::CutOff };
+        let ended = || {
+            if whole {
+                ReadError::Ended
+            } else {
+                ReadError::CutOff
+            }
+        };
         match self.stream.read_chunk(CHUNK_BYTES, true).await {
             Ok(Some(chunk)) => {
                 self.decoder.push(&chunk.bytes);
@@ -109,12 +118,20 @@ fn in_good_order(code: VarInt) -> bool {
 }
 
 /// Sends a message.
-pub(super) async fn send(stream: &mut SendStream, message: &Message) -> Result<(), quinn::WriteError> {
+pub(super) async fn send(
+    stream: &mut SendStream,
+    message: &Message,
+) -> Result<(), quinn::WriteError> {
     stream.write_all(&message.to_frame()).await
 }
 
 /// Closes a connection so that what was sent before is read: waits, shortly, until it has arrived.
-pub(super) async fn close(connection: &quinn::Connection, mut stream: SendStream, code: CloseCode, why: &str) {
+pub(super) async fn close(
+    connection: &quinn::Connection,
+    mut stream: SendStream,
+    code: CloseCode,
+    why: &str,
+) {
     if stream.finish().is_ok() {
         let _ = tokio::time::timeout(LAST_WORDS_WITHIN, stream.stopped()).await;
     }

@@ -26,7 +26,10 @@ pub(super) struct Shown {
 /// Whether the node that showed this certificate may talk to us; `node` is what the store knows of it.
 pub(super) fn judge_peer(shown: &Shown, node: Option<&Node>) -> Result<(), Refused> {
     let Some(node) = node else {
-        return Err(refused(RefusalReason::UnknownNode, "no such node here; enrol it again"));
+        return Err(refused(
+            RefusalReason::UnknownNode,
+            "no such node here; enrol it again",
+        ));
     };
     if tls_fingerprint(&shown.tls_key).as_bytes() != &node.tls_fingerprint {
         let detail = "this certificate is not the node's; enrol it again";
@@ -34,12 +37,14 @@ pub(super) fn judge_peer(shown: &Shown, node: Option<&Node>) -> Result<(), Refus
     }
     match &node.state {
         NodeState::Active => Ok(()),
-        NodeState::Banned { at, reason } => {
-            Err(refused(RefusalReason::Banned, format!("the node is banned since {at}: {reason}")))
-        }
-        NodeState::Retired { at } => {
-            Err(refused(RefusalReason::Retired, format!("the node is retired since {at}")))
-        }
+        NodeState::Banned { at, reason } => Err(refused(
+            RefusalReason::Banned,
+            format!("the node is banned since {at}: {reason}"),
+        )),
+        NodeState::Retired { at } => Err(refused(
+            RefusalReason::Retired,
+            format!("the node is retired since {at}"),
+        )),
     }
 }
 
@@ -55,7 +60,10 @@ pub(super) fn judge_hello(shown: &Shown, hello: &Hello) -> Result<u16, Refused> 
         refused(RefusalReason::Version, detail)
     })?;
     if hello.node != shown.node {
-        let detail = format!("it calls itself {} but shows the certificate of {}", hello.node, shown.node);
+        let detail = format!(
+            "it calls itself {} but shows the certificate of {}",
+            hello.node, shown.node
+        );
         return Err(refused(RefusalReason::WrongNode, detail));
     }
     Ok(version)
@@ -72,7 +80,11 @@ pub(super) fn judge_seal(seq: Option<Seq>, error: &SealError) -> Refused {
             RefusalReason::Format
         }
     };
-    Refused { seq, reason, detail: error.to_string() }
+    Refused {
+        seq,
+        reason,
+        detail: error.to_string(),
+    }
 }
 
 /// What is wrong with a stream that cannot be read on; `None` when nothing is.
@@ -90,7 +102,11 @@ pub(super) fn judge_read(error: &ReadError) -> Option<Refused> {
 
 /// A refusal that is not about a segment.
 pub(super) fn refused(reason: RefusalReason, detail: impl Into<String>) -> Refused {
-    Refused { seq: None, reason, detail: detail.into() }
+    Refused {
+        seq: None,
+        reason,
+        detail: detail.into(),
+    }
 }
 
 /// Something to be said.
@@ -123,7 +139,10 @@ impl Replies {
     /// After `Welcome` said that everything up to `held` is here already: it is receipted first, for
     /// an earlier receipt may have been lost.
     pub(super) fn new(held: Option<(Seq, Hash)>) -> Self {
-        Self { held, ..Self::default() }
+        Self {
+            held,
+            ..Self::default()
+        }
     }
 
     /// The committed verdict on the next segment.
@@ -139,7 +158,8 @@ impl Replies {
                 self.refuse(Some(seq), RefusalReason::Ahead, detail);
             }
             Verdict::Fork { known } => {
-                let detail = format!("another segment of that number is admitted, with hash {known}");
+                let detail =
+                    format!("another segment of that number is admitted, with hash {known}");
                 self.refuse(Some(seq), RefusalReason::Fork, detail);
             }
             Verdict::Refused(Refusal { reason, detail }) => {
@@ -157,11 +177,17 @@ impl Replies {
 
     /// What to say now.
     pub(super) fn poll(&mut self) -> Option<Reply> {
-        let news = self.held.filter(|(seq, _)| self.receipted.is_none_or(|said| *seq > said));
+        let news = self
+            .held
+            .filter(|(seq, _)| self.receipted.is_none_or(|said| *seq > said));
         if let Some((seq, hash)) = news {
             self.receipted = Some(seq);
             let quarantined = std::mem::take(&mut self.quarantined);
-            return Some(Reply::Receipt { seq, hash, quarantined });
+            return Some(Reply::Receipt {
+                seq,
+                hash,
+                quarantined,
+            });
         }
         self.refused_before |= self.refused.is_some();
         self.refused.take().map(Reply::Refused)
@@ -179,7 +205,11 @@ impl Replies {
     }
 
     fn refuse(&mut self, seq: Option<Seq>, reason: RefusalReason, detail: String) {
-        self.handle_refused(Refused { seq, reason, detail });
+        self.handle_refused(Refused {
+            seq,
+            reason,
+            detail,
+        });
     }
 }
 
@@ -193,7 +223,11 @@ mod tests {
 
     fn receipt(seq: u64, quarantined: &[u64]) -> Option<Reply> {
         let quarantined = quarantined.iter().copied().map(Seq).collect();
-        Some(Reply::Receipt { seq: Seq(seq), hash: hash(seq), quarantined })
+        Some(Reply::Receipt {
+            seq: Seq(seq),
+            hash: hash(seq),
+            quarantined,
+        })
     }
 
     #[test]
@@ -218,15 +252,23 @@ mod tests {
     #[test]
     fn a_receipt_names_what_is_quarantined_and_comes_before_the_refusal() {
         let mut replies = Replies::new(None);
-        let doubt = super::super::admit::Doubt::Missing { register: tallystick_common::ids::RegisterId(1) };
+        let doubt = super::super::admit::Doubt::Missing {
+            register: tallystick_common::ids::RegisterId(1),
+        };
         replies.handle_verdict(Seq(0), hash(0), &Verdict::Accepted);
         replies.handle_verdict(Seq(1), hash(1), &Verdict::Quarantined(doubt));
         replies.handle_verdict(Seq(2), hash(2), &Verdict::Fork { known: hash(7) });
         replies.handle_verdict(Seq(3), hash(3), &Verdict::Ahead { expected: Seq(2) });
         assert_eq!(replies.poll(), receipt(1, &[1]));
-        let Some(Reply::Refused(said)) = replies.poll() else { panic!("a refusal is due") };
+        let Some(Reply::Refused(said)) = replies.poll() else {
+            panic!("a refusal is due")
+        };
         assert_eq!((said.seq, said.reason), (Some(Seq(2)), RefusalReason::Fork));
-        assert_eq!(replies.poll(), None, "what follows a refusal follows from it");
+        assert_eq!(
+            replies.poll(),
+            None,
+            "what follows a refusal follows from it"
+        );
         assert!(replies.has_refused());
     }
 }

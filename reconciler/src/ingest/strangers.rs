@@ -72,7 +72,12 @@ impl Strangers {
         if summary.latest.len() == SAMPLE {
             summary.latest.pop_front();
         }
-        summary.latest.push_back(Attempt { at, from, reason, detail });
+        summary.latest.push_back(Attempt {
+            at,
+            from,
+            reason,
+            detail,
+        });
     }
 
     /// What was counted so far.
@@ -95,11 +100,21 @@ mod tests {
         let strangers = Strangers::default();
         let from = "127.0.0.1:9".parse().unwrap();
         for _ in 0..1000 {
-            strangers.count(Timestamp::EPOCH, from, StrangerReason::Handshake, &"x".repeat(5000));
+            strangers.count(
+                Timestamp::EPOCH,
+                from,
+                StrangerReason::Handshake,
+                &"x".repeat(5000),
+            );
         }
         let summary = strangers.summary();
         assert_eq!(summary.counts[&StrangerReason::Handshake], 1000);
         assert_eq!(summary.latest.len(), SAMPLE);
-        assert!(summary.latest.iter().all(|attempt| attempt.detail.len() <= DETAIL_CHARS));
+        assert!(
+            summary
+                .latest
+                .iter()
+                .all(|attempt| attempt.detail.len() <= DETAIL_CHARS)
+        );
     }
 }

@@ -1,56 +1,45 @@
 //! What works behind the listeners: commit and rollups.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tallystick_common::ids::{NodeId, StreamId};
-use tallystick_common::seal::VerifiedSegment;
-use tallystick_common::wire::Position;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
-use crate::ingest::admit::Verdict;
-use crate::ingest::intake::{Intake, Later, RefusedBytes, Stopped};
+use crate::clock;
+use crate::ingest::commit;
+use crate::ingest::intake::Intake;
+use crate::rollup;
 use crate::store::{Store, StoreError};
 
 /// The running tasks.
 pub(super) struct Background {
     /// Where sessions hand over what arrived.
     pub(super) intake: Arc<dyn Intake>,
+    committing: JoinHandle<()>,
+    rolling: JoinHandle<()>,
+    stop: watch::Sender<bool>,
 }
 
-/// Starts them.
-pub(super) async fn background(_store: &Store) -> Result<Background, StoreError> {
+/// Starts them, after rollups have caught up with what an earlier process committed.
+pub(super) async fn background(store: &Store) -> Result<Background, StoreError> {
+    rollup::catch_up(store).await?;
+    let committed = Arc::new(Notify::new());
+    let (handle, committer) = commit::channel(store.clone(), clock::now, Arc::clone(&committed));
+    let (stop, stopped) = watch::channel(false);
     Ok(Background {
-        intake: Arc::new(Nothing),
+        intake: Arc::new(handle),
+        committing: tokio::spawn(committer.run()),
+        rolling: tokio::spawn(rollup::follow(store.clone(), committed, stopped)),
+        stop,
     })
 }
 
 impl Background {
-    /// Lets them finish what they have.
-    pub(super) async fn stop(self) {}
-}
-
-#[derive(Debug)]
-pub(crate) struct Nothing;
-
-impl Intake for Nothing {
-    fn position(
-        &self,
-        _node: NodeId,
-        _stream: StreamId,
-    ) -> Later<'_, Result<Position, StoreError>> {
-        Box::pin(async { Err(StoreError::damaged("intake", "commit has stopped")) })
-    }
-
-    fn segment(
-        &self,
-        _segment: VerifiedSegment,
-        _peer: SocketAddr,
-    ) -> Later<'_, Result<oneshot::Receiver<Verdict>, Stopped>> {
-        Box::pin(async { Err(Stopped) })
-    }
-
-    fn refuse(&self, _refused: RefusedBytes) -> Later<'_, Result<oneshot::Receiver<()>, Stopped>> {
-        Box::pin(async { Err(Stopped) })
+    /// Lets them finish what they have. Every other holder of the intake must be gone.
+    pub(super) async fn stop(self) {
+        drop(self.intake);
+        let _ = self.committing.await;
+        let _ = self.stop.send(true);
+        let _ = self.rolling.await;
     }
 }

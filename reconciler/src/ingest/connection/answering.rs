@@ -70,7 +70,9 @@ async fn settle(
     waiting: &mut Option<Ticket>,
     due: &mut mpsc::Receiver<Ticket>,
 ) -> Result<(), Failed> {
-    let Some(first) = waiting.take() else { return Ok(()) };
+    let Some(first) = waiting.take() else {
+        return Ok(());
+    };
     wait(replies, first).await?;
     while let Ok(next) = due.try_recv() {
         if let Some(unready) = try_take(replies, next)? {
@@ -102,9 +104,9 @@ fn try_take(replies: &mut Replies, mut ticket: Ticket) -> Result<Option<Ticket>,
         About::Segment(seq, hash, verdict) => verdict
             .try_recv()
             .map(|verdict| replies.handle_verdict(*seq, *hash, &verdict)),
-        About::Refused(refused, kept) => {
-            kept.try_recv().map(|()| replies.handle_refused(refused.clone()))
-        }
+        About::Refused(refused, kept) => kept
+            .try_recv()
+            .map(|()| replies.handle_refused(refused.clone())),
     };
     match state {
         Ok(()) => Ok(None),
@@ -120,7 +122,11 @@ async fn speak(
 ) -> Result<(), quinn::WriteError> {
     while let Some(reply) = replies.poll() {
         match reply {
-            Reply::Receipt { seq, hash, quarantined } => {
+            Reply::Receipt {
+                seq,
+                hash,
+                quarantined,
+            } => {
                 let signed = receipts.sign(seq, hash, quarantined);
                 failpoint!("reconciler.receipt.signed");
                 peer::send(send, &Message::Receipt(signed)).await?;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tallystick_common::failpoint;
 use tallystick_common::ids::{NodeId, Seq, StreamId};
 use tallystick_common::keys::KeyRing;
+use tallystick_common::keys::PublicKey;
 use tallystick_common::seal::{SealedSegment, VerifiedSegment};
 use tallystick_common::segment::Purpose;
-use tallystick_common::keys::PublicKey;
 use tallystick_common::wire::{Message, RefusalReason, Refused};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -51,7 +51,9 @@ impl Reading {
                     self.refuse(said, other.to_frame()).await
                 }
                 Err(error) => {
-                    let Some(said) = judge_read(&error) else { return DONE };
+                    let Some(said) = judge_read(&error) else {
+                        return DONE;
+                    };
                     let end = self.refuse(said, kept(reader.unread())).await;
                     return if end.is_ok() { DONE } else { FAILED };
                 }
@@ -81,7 +83,12 @@ impl Reading {
         self.keep(said, bytes, room).await
     }
 
-    async fn keep(&self, said: Refused, bytes: Vec<u8>, room: OwnedSemaphorePermit) -> Result<(), Stopped> {
+    async fn keep(
+        &self,
+        said: Refused,
+        bytes: Vec<u8>,
+        room: OwnedSemaphorePermit,
+    ) -> Result<(), Stopped> {
         let record = RefusedBytes {
             node: self.node,
             stream: Some(self.stream),
@@ -95,20 +102,29 @@ impl Reading {
     }
 
     async fn issue(&self, about: About, room: OwnedSemaphorePermit) -> Result<(), Stopped> {
-        self.tickets.send(Ticket { about, room }).await.map_err(|_| Stopped)
+        self.tickets
+            .send(Ticket { about, room })
+            .await
+            .map_err(|_| Stopped)
     }
 
     /// Waits until so many more bytes may wait for commit.
     async fn wait_for_room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Stopped> {
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, UNCOMMITTED_BYTES);
-        Arc::clone(&self.room).acquire_many_owned(permits).await.map_err(|_| Stopped)
+        let permits = u32::try_from(bytes)
+            .unwrap_or(u32::MAX)
+            .clamp(1, UNCOMMITTED_BYTES);
+        Arc::clone(&self.room)
+            .acquire_many_owned(permits)
+            .await
+            .map_err(|_| Stopped)
     }
 
     /// A segment that names a new key speaks for those behind it in the pipe.
     fn follow_rotation(&mut self, segment: &VerifiedSegment) {
         let header = segment.header();
         if let Purpose::RotateKey(key) = header.purpose {
-            self.keys.rotate(header.stream, header.seq.next(), PublicKey(key));
+            self.keys
+                .rotate(header.stream, header.seq.next(), PublicKey(key));
         }
     }
 }
@@ -126,7 +142,16 @@ fn verify(
     });
     match verified {
         Ok(segment) if segment.header().stream == stream => Ok(segment),
-        Ok(_) => Err((Refused { seq, ..refused(RefusalReason::WrongNode, "it is of another stream than the hello") }, bytes)),
+        Ok(_) => Err((
+            Refused {
+                seq,
+                ..refused(
+                    RefusalReason::WrongNode,
+                    "it is of another stream than the hello",
+                )
+            },
+            bytes,
+        )),
         Err(error) => Err((judge_seal(seq, &error), bytes)),
     }
 }

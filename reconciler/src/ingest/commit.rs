@@ -1,0 +1,329 @@
+//! Group commit: everything that all sessions hand over, in one transaction after another.
+//!
+//! Owns the one task that admits and writes, and the cache of where streams stand. A verdict is
+//! answered only after the transaction that holds it is on disk (I2). The cache holds nothing that the
+//! store does not: after a failed transaction it is emptied and read again.
+
+use std::net::SocketAddr;
+
+use tallystick_common::failpoint;
+use tallystick_common::ids::{NodeId, Seq, StreamId};
+use tallystick_common::seal::VerifiedSegment;
+use tallystick_common::time::Timestamp;
+use tallystick_common::wire::{Position, RefusalReason};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::admit::{self, Refusal, StreamStatus, Surroundings, Verdict};
+use super::intake::{Intake, Later, RefusedBytes, Stopped};
+use crate::store::nodes::{self, NodeRow, NodeState};
+use crate::store::refusals::{self, NewRefusal};
+use crate::store::streams::{self, NewSegment};
+use crate::store::{Connection, Store, StoreError};
+
+mod book;
+
+use book::Book;
+
+/// Things that may wait for a transaction; a session that hands over more waits itself.
+const QUEUE: usize = 4096;
+/// Most things in one transaction.
+const BATCH: usize = 2048;
+/// Most sealed bytes in one transaction.
+const BATCH_BYTES: usize = 32 << 20;
+
+/// Hands things over to commit. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    jobs: mpsc::Sender<Job>,
+    store: Store,
+}
+
+/// The task's half.
+#[derive(Debug)]
+pub struct Committer {
+    jobs: mpsc::Receiver<Job>,
+    store: Store,
+    clock: fn() -> Timestamp,
+    book: Book,
+    committed: std::sync::Arc<Notify>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Segment { segment: Box<VerifiedSegment>, peer: SocketAddr, answer: oneshot::Sender<Verdict> },
+    Refuse { refused: Box<RefusedBytes>, answer: oneshot::Sender<()> },
+}
+
+impl Job {
+    fn size(&self) -> usize {
+        match self {
+            Self::Segment { segment, .. } => segment.bytes().len(),
+            Self::Refuse { refused, .. } => refused.bytes.len(),
+        }
+    }
+}
+
+/// Makes both halves. `clock` tells the server's time; `committed` is told after each transaction.
+#[must_use]
+pub fn channel(
+    store: Store,
+    clock: fn() -> Timestamp,
+    committed: std::sync::Arc<Notify>,
+) -> (Handle, Committer) {
+    let (sender, jobs) = mpsc::channel(QUEUE);
+    let handle = Handle { jobs: sender, store: store.clone() };
+    (handle, Committer { jobs, store, clock, book: Book::default(), committed })
+}
+
+impl Intake for Handle {
+    fn position(&self, node: NodeId, stream: StreamId) -> Later<'_, Result<Position, StoreError>> {
+        Box::pin(async move {
+            let mut tx = self.store.read().await?;
+            let beginning = Position { next: Seq::FIRST, head: None };
+            let Some(node) = nodes::by_id(&mut tx, node).await? else { return Ok(beginning) };
+            let found = streams::find(&mut tx, node.row, stream).await?;
+            Ok(found.map_or(beginning, |found| Position {
+                next: found.next,
+                head: (found.next > Seq::FIRST).then_some(found.head),
+            }))
+        })
+    }
+
+    fn segment(
+        &self,
+        segment: VerifiedSegment,
+        peer: SocketAddr,
+    ) -> Later<'_, Result<oneshot::Receiver<Verdict>, Stopped>> {
+        Box::pin(async move {
+            let (answer, verdict) = oneshot::channel();
+            let job = Job::Segment { segment: Box::new(segment), peer, answer };
+            self.jobs.send(job).await.map_err(|_| Stopped)?;
+            Ok(verdict)
+        })
+    }
+
+    fn refuse(&self, refused: RefusedBytes) -> Later<'_, Result<oneshot::Receiver<()>, Stopped>> {
+        Box::pin(async move {
+            let (answer, done) = oneshot::channel();
+            let job = Job::Refuse { refused: Box::new(refused), answer };
+            self.jobs.send(job).await.map_err(|_| Stopped)?;
+            Ok(done)
+        })
+    }
+}
+
+impl Committer {
+    /// Commits until every handle is gone and everything handed over is done.
+    pub async fn run(mut self) {
+        let mut batch = Vec::new();
+        while let Some(first) = self.jobs.recv().await {
+            let mut size = first.size();
+            batch.push(first);
+            while batch.len() < BATCH && size < BATCH_BYTES {
+                let Ok(next) = self.jobs.try_recv() else { break };
+                size += next.size();
+                batch.push(next);
+            }
+            self.commit(&mut batch).await;
+        }
+    }
+
+    /// One transaction. When it fails, the answers are dropped and the sessions end: agents send again.
+    async fn commit(&mut self, batch: &mut Vec<Job>) {
+        failpoint!("reconciler.commit.before");
+        match self.write(batch).await {
+            Ok(verdicts) => {
+                failpoint!("reconciler.commit.done");
+                for (job, verdict) in batch.drain(..).zip(verdicts) {
+                    answer(job, verdict);
+                }
+                self.committed.notify_one();
+            }
+            Err(error) => {
+                tracing::error!(%error, jobs = batch.len(), "a commit failed; its sessions end and agents send again");
+                self.book.clear();
+                batch.clear();
+            }
+        }
+    }
+
+    async fn write(&mut self, batch: &[Job]) -> Result<Vec<Option<Verdict>>, StoreError> {
+        let now = (self.clock)();
+        let mut tx = self.store.write().await?;
+        self.book.refresh_nodes(&mut tx).await?;
+        let mut verdicts = Vec::with_capacity(batch.len());
+        for job in batch {
+            verdicts.push(match job {
+                Job::Segment { segment, peer, .. } => {
+                    Some(self.admit(&mut tx, segment, *peer, now).await?)
+                }
+                Job::Refuse { refused, .. } => {
+                    self.refuse(&mut tx, refused, now).await?;
+                    None
+                }
+            });
+        }
+        self.book.settle(&mut tx).await?;
+        failpoint!("reconciler.commit.written");
+        tx.commit().await?;
+        Ok(verdicts)
+    }
+
+    async fn admit(
+        &mut self,
+        conn: &mut Connection,
+        segment: &VerifiedSegment,
+        peer: SocketAddr,
+        now: Timestamp,
+    ) -> Result<Verdict, StoreError> {
+        let header = segment.header();
+        let node = self.book.node(conn, header.node).await?;
+        let (row, verdict) = match node {
+            None => (None, refused(RefusalReason::UnknownNode, "this node is not enrolled here")),
+            Some((row, NodeState::Banned { reason, .. })) => {
+                (Some(row), refused(RefusalReason::Banned, &format!("this node is banned: {reason}")))
+            }
+            Some((row, NodeState::Retired { .. })) => {
+                (Some(row), refused(RefusalReason::Retired, "this node is retired"))
+            }
+            Some((row, NodeState::Active)) => {
+                let verdict = self.judge(conn, row, segment, now).await?;
+                (Some(row), verdict)
+            }
+        };
+        if let Some((reason, detail)) = complaint(&verdict) {
+            let refusal = NewRefusal {
+                node: row,
+                reason,
+                detail: &detail,
+                peer: &peer.to_string(),
+                stream: Some(header.stream),
+                seq: Some(header.seq),
+                at: now,
+                bytes: segment.bytes(),
+            };
+            refusals::insert(conn, &refusal).await?;
+        }
+        Ok(verdict)
+    }
+
+    async fn judge(
+        &mut self,
+        conn: &mut Connection,
+        node: NodeRow,
+        segment: &VerifiedSegment,
+        now: Timestamp,
+    ) -> Result<Verdict, StoreError> {
+        let header = segment.header();
+        let rivals = self.book.rivals(conn, node, header).await?;
+        let claims = self.book.claims(conn, header.boot).await?.to_vec();
+        let entry = self.book.entry(conn, node, header.node, header.stream).await?;
+        let known = match entry.row {
+            Some(row) if header.seq < entry.state.next => streams::hash_at(conn, row, header.seq).await?,
+            _ => None,
+        };
+        let around = Surroundings { known, claims: &claims, lives: &rivals };
+        let verdict = admit::admit(&entry.state, segment, &around, now);
+        match &verdict {
+            Verdict::Accepted | Verdict::Quarantined(_) => {
+                self.keep(conn, node, segment, &verdict, now).await?;
+            }
+            Verdict::Fork { .. } => {
+                if let Some(row) = entry.row {
+                    entry.state.status = StreamStatus::Frozen;
+                    entry.touched = true;
+                    let (seq, hash) = (header.seq, segment.hash());
+                    streams::insert_fork(conn, row, seq, hash, now, segment.bytes()).await?;
+                }
+            }
+            Verdict::Duplicate | Verdict::Ahead { .. } | Verdict::Refused(_) => {}
+        }
+        Ok(verdict)
+    }
+
+    /// Writes a segment that advances its stream, counted or not.
+    async fn keep(
+        &mut self,
+        conn: &mut Connection,
+        node: NodeRow,
+        segment: &VerifiedSegment,
+        verdict: &Verdict,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let header = segment.header();
+        let entry = self.book.entry(conn, node, header.node, header.stream).await?;
+        let row = entry.begin(conn, node, header, now).await?;
+        let doubt = match verdict {
+            Verdict::Quarantined(doubt) => Some((doubt.code(), doubt.to_string())),
+            _ => None,
+        };
+        let counted = doubt.is_none();
+        let new = NewSegment {
+            header,
+            hash: segment.hash(),
+            received_at: now,
+            doubt,
+            intervals: segment.interval_count(),
+            bytes: segment.bytes(),
+        };
+        streams::insert_segment(conn, row, &new).await?;
+        entry.state.advance(header, segment.blocks(), segment.hash());
+        entry.boot = Some(header.boot);
+        entry.touched = true;
+        if let Some(key) = admit::rotation(header) {
+            nodes::rotate(conn, node, header.stream, header.seq.next(), key).await?;
+        }
+        if counted {
+            streams::insert_gaps(conn, node, row, &header.gaps).await?;
+        }
+        self.book.claim(header, counted);
+        Ok(())
+    }
+
+    async fn refuse(
+        &mut self,
+        conn: &mut Connection,
+        refused: &RefusedBytes,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let node = self.book.node(conn, refused.node).await?.map(|(row, _)| row);
+        let refusal = NewRefusal {
+            node,
+            reason: refused.refused.reason,
+            detail: &refused.refused.detail,
+            peer: &refused.peer.to_string(),
+            stream: refused.stream,
+            seq: refused.seq,
+            at: now,
+            bytes: &refused.bytes,
+        };
+        refusals::insert(conn, &refusal).await
+    }
+}
+
+fn refused(reason: RefusalReason, detail: &str) -> Verdict {
+    Verdict::Refused(Refusal { reason, detail: detail.to_owned() })
+}
+
+/// What is wrong with a segment that is not kept in its stream, where something is.
+fn complaint(verdict: &Verdict) -> Option<(RefusalReason, String)> {
+    match verdict {
+        Verdict::Accepted | Verdict::Quarantined(_) | Verdict::Duplicate => None,
+        Verdict::Ahead { expected } => {
+            Some((RefusalReason::Ahead, format!("segment {expected} is the next one")))
+        }
+        Verdict::Fork { known } => {
+            Some((RefusalReason::Fork, format!("this number was admitted with hash {known}")))
+        }
+        Verdict::Refused(refusal) => Some((refusal.reason, refusal.detail.clone())),
+    }
+}
+
+fn answer(job: Job, verdict: Option<Verdict>) {
+    match (job, verdict) {
+        (Job::Segment { answer, .. }, Some(verdict)) => drop(answer.send(verdict)),
+        (Job::Refuse { answer, .. }, _) => drop(answer.send(())),
+        (Job::Segment { .. }, None) => {}
+    }
+}
+

@@ -1,0 +1,285 @@
+//! Where streams, nodes and kernels stand, as of the last transaction.
+
+use std::collections::{HashMap, HashSet};
+
+use tallystick_common::ids::{BootId, NodeId, Seq, StreamId};
+use tallystick_common::segment::{Block, Header};
+use tallystick_common::time::Timestamp;
+
+use crate::ingest::admit::{Claim, Life, StreamState};
+use crate::store::nodes::{self, NodeRow, NodeState};
+use crate::store::streams::{self, Stream, StreamRow};
+use crate::store::{Connection, StoreError};
+
+/// Segments read at once when a stream is brought up from its stored tail.
+const TAIL_PAGE: u32 = 256;
+
+/// The cache. Empty, it is read again from the store.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    node_states: Option<i64>,
+    nodes: HashMap<NodeId, (NodeRow, NodeState)>,
+    streams: HashMap<(NodeId, StreamId), Entry>,
+    /// Streams of each node, with the time each accounts for.
+    siblings: HashMap<NodeRow, Vec<Extent>>,
+    claims: HashMap<BootId, Vec<Claim>>,
+    changed_claims: HashSet<(BootId, NodeId)>,
+    touched: Vec<(NodeId, StreamId)>,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) row: Option<StreamRow>,
+    pub(super) state: StreamState,
+    /// The boot of its last segment.
+    pub(super) boot: Option<BootId>,
+    /// Changed in the open transaction.
+    pub(super) touched: bool,
+    stored: Seq,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    row: StreamRow,
+    stream: StreamId,
+    from: Timestamp,
+    through: Timestamp,
+}
+
+impl Entry {
+    /// The stream's row, made if this is its first segment.
+    pub(super) async fn begin(
+        &mut self,
+        conn: &mut Connection,
+        node: NodeRow,
+        header: &Header,
+        now: Timestamp,
+    ) -> Result<StreamRow, StoreError> {
+        if let Some(row) = self.row {
+            return Ok(row);
+        }
+        let row = streams::begin(conn, node, header, now).await?;
+        self.row = Some(row);
+        Ok(row)
+    }
+}
+
+impl Book {
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Forgets what is known of nodes if another process changed the state of one.
+    pub(super) async fn refresh_nodes(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
+        let states: i64 = sqlx::query_scalar("SELECT node_states FROM meta").fetch_one(conn).await?;
+        if self.node_states != Some(states) {
+            self.nodes.clear();
+            self.node_states = Some(states);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn node(
+        &mut self,
+        conn: &mut Connection,
+        id: NodeId,
+    ) -> Result<Option<(NodeRow, NodeState)>, StoreError> {
+        if let Some(known) = self.nodes.get(&id) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(node) = nodes::by_id(conn, id).await? else { return Ok(None) };
+        let known = (node.row, node.state);
+        self.nodes.insert(id, known.clone());
+        Ok(Some(known))
+    }
+
+    pub(super) async fn entry(
+        &mut self,
+        conn: &mut Connection,
+        row: NodeRow,
+        node: NodeId,
+        stream: StreamId,
+    ) -> Result<&mut Entry, StoreError> {
+        let key = (node, stream);
+        if !self.streams.contains_key(&key) {
+            let entry = read(conn, row, node, stream).await?;
+            self.streams.insert(key, entry);
+        }
+        if !self.touched.contains(&key) {
+            self.touched.push(key);
+        }
+        Ok(self.streams.get_mut(&key).expect("it was inserted when it was missing"))
+    }
+
+    /// Registers of the node's other streams that account for time of this segment.
+    pub(super) async fn rivals(
+        &mut self,
+        conn: &mut Connection,
+        node: NodeRow,
+        header: &Header,
+    ) -> Result<Vec<Life>, StoreError> {
+        if !self.siblings.contains_key(&node) {
+            let extents = streams::of_node(conn, node).await?.iter().map(Extent::of).collect();
+            self.siblings.insert(node, extents);
+        }
+        let others: Vec<Extent> = self.siblings[&node]
+            .iter()
+            .filter(|other| other.stream != header.stream)
+            .filter(|other| other.from < header.covered_through && other.through > header.from)
+            .copied()
+            .collect();
+        let mut lives = Vec::new();
+        for other in others {
+            lives.extend(lives_within(conn, &other, header).await?);
+        }
+        Ok(lives)
+    }
+
+    pub(super) async fn claims(
+        &mut self,
+        conn: &mut Connection,
+        boot: BootId,
+    ) -> Result<&[Claim], StoreError> {
+        if !self.claims.contains_key(&boot) {
+            let claims = streams::claims(conn, boot).await?;
+            self.claims.insert(boot, claims);
+        }
+        Ok(&self.claims[&boot])
+    }
+
+    /// Notes that the segment's node saw, and counted, its time in its boot.
+    pub(super) fn claim(&mut self, header: &Header, counted: bool) {
+        let claims = self.claims.entry(header.boot).or_default();
+        let order = claims.iter().map(|claim| claim.order).max().map_or(1, |last| last + 1);
+        let (from, through) = (header.from, header.covered_through);
+        let place = claims.iter().position(|claim| claim.node == header.node).unwrap_or_else(|| {
+            claims.push(Claim {
+                boot: header.boot,
+                node: header.node,
+                order,
+                seen: (from, through),
+                counted: (from, from),
+            });
+            claims.len() - 1
+        });
+        let claim = &mut claims[place];
+        claim.seen = (claim.seen.0.min(from), claim.seen.1.max(through));
+        if counted {
+            let empty = claim.counted.0 == claim.counted.1;
+            claim.counted = if empty {
+                (from, through)
+            } else {
+                (claim.counted.0.min(from), claim.counted.1.max(through))
+            };
+        }
+        self.changed_claims.insert((header.boot, header.node));
+    }
+
+    /// Writes what changed in the open transaction: heads (compare-and-set) and claims.
+    pub(super) async fn settle(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
+        for key in std::mem::take(&mut self.touched) {
+            let Some(entry) = self.streams.get_mut(&key).filter(|entry| entry.touched) else { continue };
+            let Some(row) = entry.row else { continue };
+            if !streams::advance(conn, row, entry.stored, &entry.state, entry.boot).await? {
+                return Err(StoreError::damaged("streams", "another process moved a stream of ours"));
+            }
+            entry.stored = entry.state.next;
+            entry.touched = false;
+            let node = self.nodes.get(&key.0).map(|(row, _)| *row);
+            if let (Some(node), Some(through)) = (node, entry.state.covered_through) {
+                extend(self.siblings.entry(node).or_default(), row, key.1, through);
+            }
+        }
+        for (boot, node) in std::mem::take(&mut self.changed_claims) {
+            let claim = self.claims.get(&boot).and_then(|all| all.iter().find(|claim| claim.node == node));
+            if let (Some(claim), Some((row, _))) = (claim, self.nodes.get(&node)) {
+                streams::put_claim(conn, *row, claim).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Extent {
+    fn of(stream: &Stream) -> Self {
+        Self {
+            row: stream.row,
+            stream: stream.stream,
+            from: stream.covered_from,
+            through: stream.covered_through,
+        }
+    }
+}
+
+fn extend(extents: &mut Vec<Extent>, row: StreamRow, stream: StreamId, through: Timestamp) {
+    match extents.iter_mut().find(|extent| extent.row == row) {
+        Some(extent) => extent.through = extent.through.max(through),
+        // Its beginning is only narrowed by this: the store has the rest when the cache is read again.
+        None => extents.push(Extent { row, stream, from: Timestamp::EPOCH, through }),
+    }
+}
+
+/// A stream from its row, the registers derived so far, and the stored tail beyond them.
+async fn read(
+    conn: &mut Connection,
+    row: NodeRow,
+    node: NodeId,
+    stream: StreamId,
+) -> Result<Entry, StoreError> {
+    let mut state = StreamState::new(node, stream);
+    let Some(found) = streams::find(conn, row, stream).await? else {
+        return Ok(Entry { row: None, state, boot: None, touched: false, stored: Seq::FIRST });
+    };
+    state.open = streams::open_registers(conn, found.row).await?;
+    let mut next = found.rolled;
+    while next < found.next {
+        let page = streams::segments_from(conn, found.row, next, TAIL_PAGE).await?;
+        if page.is_empty() {
+            return Err(StoreError::damaged("segments", format!("segment {next} is missing")));
+        }
+        for stored in page {
+            let seq = stored.seq;
+            let (sealed, blocks) = stored.read()?;
+            state.advance(sealed.header(), &blocks, sealed.hash());
+            next = seq.next();
+        }
+    }
+    state.status = found.status;
+    state.next = found.next;
+    state.head = (found.next > Seq::FIRST).then_some(found.head);
+    state.covered_through = Some(found.covered_through);
+    state.next_register = state.next_register.max(found.next_register);
+    Ok(Entry { row: Some(found.row), state, boot: None, touched: false, stored: found.next })
+}
+
+/// What the other stream measured within the segment's time, by its stored segments there.
+async fn lives_within(
+    conn: &mut Connection,
+    other: &Extent,
+    header: &Header,
+) -> Result<Vec<Life>, StoreError> {
+    let stored =
+        streams::segments_between(conn, other.row, header.from, header.covered_through).await?;
+    let mut lives = Vec::new();
+    for segment in stored.into_iter().filter(|segment| segment.counted) {
+        for block in segment.read()?.1 {
+            lives.extend(block.runs().iter().filter_map(|run| life(other.stream, &block, run)));
+        }
+    }
+    Ok(lives)
+}
+
+/// The measured part of a run.
+fn life(
+    stream: StreamId,
+    block: &Block,
+    run: &tallystick_common::segment::Run,
+) -> Option<Life> {
+    use tallystick_common::reading::Quality;
+    let measured =
+        || block.intervals(run).filter(|interval| !matches!(interval.quality, Quality::Unmeasured(_)));
+    let from = measured().map(|interval| interval.start).min()?;
+    let through = measured().map(|interval| interval.end).max()?;
+    Some(Life { stream, workload: block.workload.clone(), meter: run.meter, from, through })
+}
