@@ -1,6 +1,7 @@
 //! What works behind the listeners: commit and rollups.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -10,6 +11,9 @@ use crate::ingest::commit;
 use crate::ingest::intake::Intake;
 use crate::rollup;
 use crate::store::{Store, StoreError};
+
+/// How long sessions have to let go of commit when it stops.
+const LETTING_GO: Duration = Duration::from_secs(10);
 
 /// The running tasks.
 pub(super) struct Background {
@@ -38,7 +42,8 @@ impl Background {
     /// Lets them finish what they have. Every other holder of the intake must be gone.
     pub(super) async fn stop(self) {
         drop(self.intake);
-        let _ = self.committing.await;
+        // A session that does not let go loses nothing by this: it has no receipt for what is not on disk.
+        let _ = tokio::time::timeout(LETTING_GO, self.committing).await;
         let _ = self.stop.send(true);
         let _ = self.rolling.await;
     }

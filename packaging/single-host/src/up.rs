@@ -1,0 +1,239 @@
+//! Starting and stopping both halves.
+
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+use tallystick_agent::identity::Identity;
+use tallystick_agent::lock::DataLock;
+use tallystick_agent::ship::enroll::{Enrolment, enroll};
+use tallystick_common::ids::NodeId;
+use tallystick_common::time::Micros;
+use tallystick_reconciler::config::Config;
+use tallystick_reconciler::run::Ready;
+use tallystick_reconciler::store::Store;
+use tallystick_reconciler::{auth, authority, clock, init, run};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+
+use crate::Up;
+use crate::catalog::{self, ACTOR};
+use crate::report::Report;
+
+/// How long the first segment may take.
+const FIRST_SEGMENT: Duration = Duration::from_secs(30);
+/// How long a join token lives: it is used at once.
+const TOKEN_LIFE: Micros = Micros(60_000_000);
+
+/// Runs until a signal.
+pub(crate) async fn up(call: Up) -> anyhow::Result<()> {
+    let report = Report { json: call.json };
+    make_folder(&call.data)?;
+    let _lock = DataLock::acquire(&call.data)
+        .with_context(|| format!("use the data folder {} (--data)", call.data.display()))?;
+    let (stop, stopped) = watch::channel(false);
+    let mut signalled = tokio::spawn(wait_for_signal());
+    let (mut reconciler, ready) = start_reconciler(&call, stopped).await?;
+    let ready = tokio::select! {
+        ready = ready => ready.context("the reconciler did not start"),
+        ended = &mut reconciler => match ended {
+            Ok(Err(error)) => Err(error),
+            _ => bail!("the reconciler ended before it was ready"),
+        },
+    }?;
+    let (stop_agent, agent_stopped) = oneshot::channel::<()>();
+    let agent_data = call.data.join("agent");
+    let node = enrolled(&agent_data, &ready, report).await?;
+    catalog::prepare(&ready.services.store, node, clock::now()).await?;
+    let mut agent = tokio::spawn(tallystick_agent::run::run(agent_config(&agent_data), async {
+        let _ = agent_stopped.await;
+    }));
+    let work = async {
+        first_segment(&ready.services.store, node).await?;
+        announce(&call.data, &ready, report).await?;
+        drop(ready);
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        signal = &mut signalled => signal?,
+        ended = &mut agent => match ended? {
+            Ok(()) => bail!("the agent stopped by itself"),
+            Err(error) => Err(error.into()),
+        },
+        ended = &mut reconciler => match ended? {
+            Ok(()) => bail!("the reconciler stopped by itself"),
+            Err(error) => Err(error),
+        },
+    };
+    report.done("stopping", "Stopping: last sample, seal, ship.", json!({}));
+    // A second signal ends it at once.
+    let again = tokio::spawn(wait_for_signal());
+    let drained = async {
+        let _ = stop_agent.send(());
+        if !agent.is_finished() {
+            let _ = agent.await;
+        }
+        let _ = stop.send(true);
+        if !reconciler.is_finished() {
+            let _ = reconciler.await;
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        _ = again => bail!("stopped before everything was shipped; the next start goes on"),
+    }
+    report.done("stopped", "Stopped.", json!({}));
+    outcome
+}
+
+fn make_folder(data: &Path) -> anyhow::Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    let writable = made.and_then(|()| {
+        let probe = data.join(".writable");
+        std::fs::write(&probe, b"")?;
+        std::fs::remove_file(&probe)
+    });
+    writable.with_context(|| {
+        format!("write to the data folder {}; choose another with --data", data.display())
+    })
+}
+
+type Running = tokio::task::JoinHandle<anyhow::Result<()>>;
+
+async fn start_reconciler(
+    call: &Up,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<(Running, oneshot::Receiver<Ready>)> {
+    let data = call.data.join("reconciler");
+    let (authority, store) = init::open_or_init(&data, clock::now()).await?;
+    let mut config = Config::of(&data);
+    config.http = call.listen;
+    config.ingest = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (tell, ready) = oneshot::channel();
+    let listen = call.listen;
+    let running = tokio::spawn(async move {
+        let ready = move |ready| drop(tell.send(ready));
+        let shutdown = async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        run::serve(&config, authority, store, ready, shutdown)
+            .await
+            .with_context(|| format!("serve on {listen} (--listen chooses another address)"))
+    });
+    Ok((running, ready))
+}
+
+/// The node of this host: enrolled now, or before and told where the reconciler is today.
+async fn enrolled(data: &Path, ready: &Ready, report: Report) -> anyhow::Result<NodeId> {
+    let address = ready.ingest.to_string();
+    tallystick_agent::durable::create_private_dir(data)
+        .with_context(|| format!("create {}", data.display()))?;
+    if let Some(identity) = Identity::load(data)? {
+        let enrolment = Enrolment { addresses: vec![address], ..identity.enrolment.clone() };
+        return Ok(Identity::store(data, enrolment)?.node());
+    }
+    let services = &ready.services;
+    let (authority, store, now) = (&services.authority, &services.store, clock::now());
+    let token =
+        authority::join::create(authority, store, vec![address], "up", TOKEN_LIFE, now).await?;
+    let keys = Identity::keys_to_enroll(data)?;
+    let name = host_name();
+    let identity = Identity::store(data, enroll(&token, &name, keys).await?)?;
+    let node = identity.node();
+    report.done(
+        "enrolled",
+        &format!("Enrolled this host as node {name} ({node})."),
+        json!({ "node": node, "name": name }),
+    );
+    Ok(node)
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "this-host".to_owned())
+}
+
+fn agent_config(data: &Path) -> tallystick_agent::config::Config {
+    tallystick_agent::config::Config {
+        sample_seconds: 1,
+        seal_seconds: 1,
+        data: data.to_owned(),
+        ..tallystick_agent::config::Config::default()
+    }
+}
+
+/// Waits until a segment of this run is admitted.
+async fn first_segment(store: &Store, node: NodeId) -> anyhow::Result<()> {
+    let admitted = async || -> anyhow::Result<u64> {
+        let mut tx = store.read().await?;
+        let streams = tallystick_reconciler::store::streams::all(&mut tx).await?;
+        Ok(streams.iter().filter(|stream| stream.node == node).map(|stream| stream.next.0).sum())
+    };
+    let before = admitted().await?;
+    let arrives = async {
+        while admitted().await? <= before {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(FIRST_SEGMENT, arrives)
+        .await
+        .context("no segment arrived in half a minute; RUST_LOG=info shows what the agent does")?
+}
+
+async fn announce(data: &Path, ready: &Ready, report: Report) -> anyhow::Result<()> {
+    let store = &ready.services.store;
+    let token = api_token(data, store).await?;
+    let code = auth::create_login(store, "console", clock::now()).await?;
+    let api = format!("http://{}", ready.http);
+    let console = format!("{api}/login?code={}", code.reveal());
+    let words = format!(
+        "Metering this host every second and billing account {} by the starter plan.\n\
+         Everything is kept in {}.\n\nConsole (the link works once):  {console}\n\
+         API:  {api}   token:  {token}\n\nCtrl-C stops; `tallystick up` goes on with the same bill.",
+        catalog::ACCOUNT,
+        data.display(),
+    );
+    report.done("ready", &words, json!({ "api": api, "token": token, "console": console }));
+    Ok(())
+}
+
+/// The administrator's token of this folder, the same at every start.
+async fn api_token(data: &Path, store: &Store) -> anyhow::Result<String> {
+    let path = data.join("token");
+    if let Ok(mut file) = std::fs::File::open(&path) {
+        let mut token = String::new();
+        file.read_to_string(&mut token).with_context(|| format!("read {}", path.display()))?;
+        if auth::token_actor(store, token.trim()).await?.is_some() {
+            return Ok(token.trim().to_owned());
+        }
+    }
+    let token = auth::create_token(store, "up", ACTOR, clock::now()).await?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("write {}", path.display()))?;
+    writeln!(file, "{}", token.reveal())?;
+    Ok(token.reveal().to_owned())
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
