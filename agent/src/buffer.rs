@@ -56,7 +56,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { rotate_bytes: 4 << 20, cache_bytes: 1 << 20, keep_receipted: 64 }
+        Self {
+            rotate_bytes: 4 << 20,
+            cache_bytes: 1 << 20,
+            keep_receipted: 64,
+        }
     }
 }
 
@@ -88,8 +92,11 @@ pub struct Head {
 
 impl Head {
     /// Of a stream in which nothing was sealed yet.
-    pub const BEGINNING: Self =
-        Self { next: Seq::FIRST, hash: Hash::ZERO, covered_through: Timestamp::EPOCH };
+    pub const BEGINNING: Self = Self {
+        next: Seq::FIRST,
+        hash: Hash::ZERO,
+        covered_through: Timestamp::EPOCH,
+    };
 
     /// The last segment's number, where there is one.
     #[must_use]
@@ -205,7 +212,11 @@ impl BufferError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::Full { action, path }
             }
-            _ => Self::Io { action, path, source },
+            _ => Self::Io {
+                action,
+                path,
+                source,
+            },
         }
     }
 }
@@ -252,16 +263,26 @@ impl Buffer {
     /// is full: nothing has happened then, the same segment can be given again.
     pub fn append(&mut self, segment: StoredSegment, state: &[u8]) -> Result<(), BufferError> {
         if segment.seq != self.mark.head.next || segment.previous != self.mark.head.hash {
-            return Err(BufferError::NotNext { expected: self.mark.head.next, given: segment.seq });
+            return Err(BufferError::NotNext {
+                expected: self.mark.head.next,
+                given: segment.seq,
+            });
         }
         self.rotate_if_due()?;
         let head = scan::Facts::from(&segment).head_after();
         let state = self.state.form(head.next, state);
-        let record = Record::Sealed(SealedRecord { segment, state: Some(state) });
+        let record = Record::Sealed(SealedRecord {
+            segment,
+            state: Some(state),
+        });
         self.journal.append(&record, Durability::Now)?;
         failpoint!("agent.journal.synced");
         self.mark.head = head;
-        if let Record::Sealed(SealedRecord { segment, state: Some(state) }) = &record {
+        if let Record::Sealed(SealedRecord {
+            segment,
+            state: Some(state),
+        }) = &record
+        {
             self.state.note(state);
             self.with_store(|store, mark| store.insert(segment, mark, Some(state)));
         }
@@ -278,7 +299,8 @@ impl Buffer {
     pub fn save_state(&mut self, state: &[u8]) -> Result<(), BufferError> {
         self.rotate_if_due()?;
         let state = self.state.form(self.mark.head.next, state);
-        self.journal.append(&Record::State(state.clone()), Durability::Now)?;
+        self.journal
+            .append(&Record::State(state.clone()), Durability::Now)?;
         self.state.note(&state);
         self.with_store(|store, mark| store.set_mark(mark, Some(&state)));
         Ok(())
@@ -296,13 +318,17 @@ impl Buffer {
         }
         self.check_receipt(&receipt)?;
         self.rotate_if_due()?;
-        self.journal.append(&Record::Receipt(receipt.clone()), Durability::Later)?;
+        self.journal
+            .append(&Record::Receipt(receipt.clone()), Durability::Later)?;
         failpoint!("agent.receipt.journaled");
         self.mark.receipt = Some(receipt);
         let kept = self.settings.keep_receipted;
         self.with_store(|store, mark| {
             store.set_mark(mark, None)?;
-            through.0.checked_sub(kept).map_or(Ok(()), |last| store.remove_through(Seq(last)))
+            through
+                .0
+                .checked_sub(kept)
+                .map_or(Ok(()), |last| store.remove_through(Seq(last)))
         });
         failpoint!("agent.receipt.deleted");
         self.journal.remove_receipted(through)?;
@@ -311,7 +337,12 @@ impl Buffer {
     }
 
     fn check_receipt(&self, receipt: &ReceiptMark) -> Result<(), BufferError> {
-        let foreign = |why| Err(BufferError::ForeignReceipt { through: receipt.through, why });
+        let foreign = |why| {
+            Err(BufferError::ForeignReceipt {
+                through: receipt.through,
+                why,
+            })
+        };
         if receipt.through >= self.mark.head.next {
             return foreign("nothing was sealed there yet");
         }
@@ -337,7 +368,8 @@ impl Buffer {
         }
         self.rotate_if_due()?;
         let through = Seq(seq.0.saturating_add(OFFERED_BLOCK));
-        self.journal.append(&Record::Offered(through), Durability::Now)?;
+        self.journal
+            .append(&Record::Offered(through), Durability::Now)?;
         self.mark.offered = Some(through);
         self.with_store(|store, mark| store.set_mark(mark, None));
         Ok(())
@@ -379,9 +411,19 @@ impl Buffer {
         after: Option<StreamPosition>,
     ) -> Result<(), BufferError> {
         let generation = self.mark.life.generation + 1;
-        let mark = Mark::beginning(Life { generation, stream, predecessor: after });
-        self.journal.rotate(Checkpoint { mark: mark.clone(), state: None })?;
-        let ended = self.dir.join("ended").join(self.mark.life.stream.to_string());
+        let mark = Mark::beginning(Life {
+            generation,
+            stream,
+            predecessor: after,
+        });
+        self.journal.rotate(Checkpoint {
+            mark: mark.clone(),
+            state: None,
+        })?;
+        let ended = self
+            .dir
+            .join("ended")
+            .join(self.mark.life.stream.to_string());
         self.mark = mark;
         self.state = StateTrack::default();
         self.journal.move_elders(&ended)?;
@@ -422,7 +464,11 @@ impl Buffer {
     pub fn position(&self) -> Option<StreamPosition> {
         let Head { hash, .. } = self.mark.head;
         let seq = self.mark.head.last()?;
-        Some(StreamPosition { stream: self.stream(), seq, hash })
+        Some(StreamPosition {
+            stream: self.stream(),
+            seq,
+            hash,
+        })
     }
 
     /// The last receipt.
@@ -493,7 +539,10 @@ impl Buffer {
     }
 
     fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { mark: self.mark.clone(), state: self.state.full_at(self.mark.head.next) }
+        Checkpoint {
+            mark: self.mark.clone(),
+            state: self.state.full_at(self.mark.head.next),
+        }
     }
 
     fn flush_or_mend_if_due(&mut self) {
@@ -518,7 +567,10 @@ impl Buffer {
 
     /// As [`Self::read`], for when sled must not be put out of order by it.
     fn stored(&self, seq: Seq) -> Result<StoredSegment, BufferError> {
-        let stored = self.store.as_ref().and_then(|store| store.segment(seq).ok().flatten());
+        let stored = self
+            .store
+            .as_ref()
+            .and_then(|store| store.segment(seq).ok().flatten());
         match stored {
             Some(segment) => Ok(segment),
             None => self.journal.segment(seq)?.ok_or(BufferError::Gone(seq)),
@@ -545,7 +597,10 @@ impl Buffer {
 
 /// Replaces what is known by what is newer, by a number that only rises.
 fn raise<T>(known: &mut Option<T>, seen: T, number: impl Fn(&T) -> Seq) {
-    if known.as_ref().is_none_or(|known| number(known) < number(&seen)) {
+    if known
+        .as_ref()
+        .is_none_or(|known| number(known) < number(&seen))
+    {
         *known = Some(seen);
     }
 }

@@ -62,8 +62,12 @@ fn write_then_rename(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
 }
 
 fn write_draft(draft: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(draft)?;
     file.write_all(bytes)?;
     if sync { file.sync_all() } else { Ok(()) }
 }
@@ -77,11 +81,19 @@ fn draft_of(path: &Path) -> PathBuf {
 /// Bytes of all files below `dir`, as their lengths say. What cannot be read counts as nothing.
 #[must_use]
 pub fn bytes_below(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return 0;
+    };
     entries
         .flatten()
         .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
-        .map(|(path, facts)| if facts.is_dir() { bytes_below(&path) } else { facts.len() })
+        .map(|(path, facts)| {
+            if facts.is_dir() {
+                bytes_below(&path)
+            } else {
+                facts.len()
+            }
+        })
         .sum()
 }
 
@@ -99,8 +111,14 @@ mod tests {
         replace_file(&path, b"old").unwrap();
         replace_file(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
         assert_eq!(bytes_below(folder.path()), 3);
     }

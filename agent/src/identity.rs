@@ -101,15 +101,21 @@ impl Identity {
     /// When a file is there and cannot be used.
     pub fn load(data: &Path) -> Result<Option<Self>, IdentityError> {
         let path = enrolment_path(data);
-        let Some(file) = read_json::<EnrolmentFile>(&path)? else { return Ok(None) };
-        let damaged =
-            |what: &str| IdentityError::Damaged { path: path.clone(), what: what.to_owned() };
+        let Some(file) = read_json::<EnrolmentFile>(&path)? else {
+            return Ok(None);
+        };
+        let damaged = |what: &str| IdentityError::Damaged {
+            path: path.clone(),
+            what: what.to_owned(),
+        };
         let keys = load_keys(data)?.ok_or_else(|| damaged("keys.json beside it is missing"))?;
         let signed_record: Signed<EnrolmentRecord> =
             signed(&file.record).ok_or_else(|| damaged("record"))?;
         let ca = unhex(&file.ca).ok_or_else(|| damaged("ca"))?;
         let ca_key = authority(&ca).ok_or_else(|| damaged("ca"))?;
-        let record = signed_record.verify(&ca_key).map_err(|error| damaged(&error.to_string()))?;
+        let record = signed_record
+            .verify(&ca_key)
+            .map_err(|error| damaged(&error.to_string()))?;
         let receipt_keys = file
             .receipt_keys
             .iter()
@@ -137,7 +143,9 @@ impl Identity {
     /// [`IdentityError::Enrolled`] when there is nothing to enrol.
     pub fn keys_to_enroll(data: &Path) -> Result<NodeKeys, IdentityError> {
         if let Some(identity) = Self::load(data)? {
-            return Err(IdentityError::Enrolled { node: identity.node() });
+            return Err(IdentityError::Enrolled {
+                node: identity.node(),
+            });
         }
         if let Some(keys) = load_keys(data)? {
             return Ok(keys);
@@ -190,7 +198,10 @@ impl Identity {
         if texts(&keys) == texts(&self.enrolment.receipt_keys) {
             return Ok(());
         }
-        let enrolment = Enrolment { receipt_keys: keys, ..self.enrolment.clone() };
+        let enrolment = Enrolment {
+            receipt_keys: keys,
+            ..self.enrolment.clone()
+        };
         *self = Self::store(data, enrolment)?;
         Ok(())
     }
@@ -212,9 +223,14 @@ impl Identity {
     pub fn read_receipt(&self, bytes: &[u8]) -> Option<Receipt> {
         let ca_key = authority(&self.enrolment.ca)?;
         let receipt = Signed::<Receipt>::from_bytes(bytes).ok()?;
-        let certified =
-            self.enrolment.receipt_keys.iter().filter_map(|key| key.verify(&ca_key).ok());
-        certified.map(|certificate| certificate.key).find_map(|key| receipt.verify(&key).ok())
+        let certified = self
+            .enrolment
+            .receipt_keys
+            .iter()
+            .filter_map(|key| key.verify(&ca_key).ok());
+        certified
+            .map(|certificate| certificate.key)
+            .find_map(|key| receipt.verify(&key).ok())
     }
 
     /// What its segments verify with.
@@ -238,18 +254,26 @@ fn enrolment_path(data: &Path) -> PathBuf {
 
 fn load_keys(data: &Path) -> Result<Option<NodeKeys>, IdentityError> {
     let path = keys_path(data);
-    let Some(file) = read_json::<KeysFile>(&path)? else { return Ok(None) };
+    let Some(file) = read_json::<KeysFile>(&path)? else {
+        return Ok(None);
+    };
     let seed = |text: &str| unhex(text).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
     match (seed(&file.signing_seed), seed(&file.tls_seed)) {
-        (Some(signing_seed), Some(tls_seed)) => Ok(Some(NodeKeys { signing_seed, tls_seed })),
-        _ => {
-            Err(IdentityError::Damaged { path, what: "a seed is not 64 hexadecimal digits".into() })
-        }
+        (Some(signing_seed), Some(tls_seed)) => Ok(Some(NodeKeys {
+            signing_seed,
+            tls_seed,
+        })),
+        _ => Err(IdentityError::Damaged {
+            path,
+            what: "a seed is not 64 hexadecimal digits".into(),
+        }),
     }
 }
 
 fn authority(ca: &[u8]) -> Option<PublicKey> {
-    tls::authority_key(&CertificateDer::from(ca)).ok().map(PublicKey)
+    tls::authority_key(&CertificateDer::from(ca))
+        .ok()
+        .map(PublicKey)
 }
 
 fn signed<T: Statement>(hex: &str) -> Option<Signed<T>> {
@@ -262,16 +286,29 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, IdentityError> {
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            IdentityError::Damaged { path: path.to_owned(), what: error.to_string() }
-        }),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| IdentityError::Damaged {
+                    path: path.to_owned(),
+                    what: error.to_string(),
+                })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(IdentityError::Io { action: "read", path: path.to_owned(), source }),
+        Err(source) => Err(IdentityError::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), IdentityError> {
-    let failed = |source| IdentityError::Io { action: "write", path: path.to_owned(), source };
+    let failed = |source| IdentityError::Io {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    };
     if let Some(dir) = path.parent() {
         durable::create_private_dir(dir).map_err(failed)?;
     }
@@ -295,8 +332,11 @@ pub(crate) mod tests {
         let ca = CertificateParams::default().self_signed(&pair).unwrap();
         // The last 32 bytes of the private key's PKCS #8 v1 part are its seed.
         let pkcs8 = pair.serialize_der();
-        let seed =
-            pkcs8.windows(4).position(|window| window == [0x04, 0x22, 0x04, 0x20]).unwrap() + 4;
+        let seed = pkcs8
+            .windows(4)
+            .position(|window| window == [0x04, 0x22, 0x04, 0x20])
+            .unwrap()
+            + 4;
         let ca_key = SecretKey::from_seed(pkcs8[seed..seed + 32].try_into().unwrap());
         let record = EnrolmentRecord {
             node: NodeId([5; 16]),
@@ -316,7 +356,10 @@ pub(crate) mod tests {
             certificate: ca.der().to_vec(),
             ca: ca.der().to_vec(),
             receipt_keys: vec![Signed::new(&receipt_key, &ca_key)],
-            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+            addresses: addresses
+                .iter()
+                .map(|address| (*address).to_owned())
+                .collect(),
         };
         (ca_key, enrolment)
     }
@@ -331,14 +374,20 @@ pub(crate) mod tests {
             keys.signing_seed, again.signing_seed,
             "a lost answer is asked for with the same keys"
         );
-        let mode = fs::metadata(keys_path(folder.path())).unwrap().permissions().mode();
+        let mode = fs::metadata(keys_path(folder.path()))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         let (_, enrolment) = enrolment(keys, &["reconciler:8621"]);
         Identity::store(folder.path(), enrolment.clone()).unwrap();
         let loaded = Identity::load(folder.path()).unwrap().unwrap().enrolment;
         assert_eq!(loaded.record, enrolment.record);
         assert_eq!(loaded.keys.tls_seed, enrolment.keys.tls_seed);
-        assert_eq!((loaded.certificate, loaded.ca), (enrolment.certificate, enrolment.ca));
+        assert_eq!(
+            (loaded.certificate, loaded.ca),
+            (enrolment.certificate, enrolment.ca)
+        );
         assert_eq!(loaded.addresses, enrolment.addresses);
         assert!(matches!(
             Identity::keys_to_enroll(folder.path()),
@@ -353,7 +402,10 @@ pub(crate) mod tests {
         let (_, mut given) = enrolment(keys.clone(), &[]);
         given.ca = enrolment(keys, &[]).1.ca;
         Identity::store(folder.path(), given).unwrap();
-        assert!(matches!(Identity::load(folder.path()), Err(IdentityError::Damaged { .. })));
+        assert!(matches!(
+            Identity::load(folder.path()),
+            Err(IdentityError::Damaged { .. })
+        ));
     }
 
     #[test]

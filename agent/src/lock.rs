@@ -41,7 +41,10 @@ impl DataLock {
     /// [`LockError::Held`] at once when another process has it.
     pub fn acquire(dir: &Path) -> Result<Self, LockError> {
         let path = dir.join("lock");
-        let failed = |source| LockError::Io { path: path.clone(), source };
+        let failed = |source| LockError::Io {
+            path: path.clone(),
+            source,
+        };
         let file = OpenOptions::new()
             .write(true)
             .create(true)

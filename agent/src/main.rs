@@ -99,9 +99,14 @@ fn main() -> ExitCode {
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,sled=warn,quinn=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => builder.compact().with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Text => builder
+            .compact()
+            .with_ansi(std::io::stderr().is_terminal())
+            .init(),
         LogFormat::Json => builder.json().init(),
     }
 }
@@ -112,7 +117,9 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Enroll { token, name } => enroll_here(&config, &token, name),
         Command::Run => runtime()?.block_on(run_here(config)),
         Command::Status { json } => show_status(&config, json),
-        Command::Config { command: ConfigCommand::Check } => Ok(check_config(&config)),
+        Command::Config {
+            command: ConfigCommand::Check,
+        } => Ok(check_config(&config)),
     }
 }
 
@@ -130,7 +137,10 @@ fn load(path: Option<PathBuf>, data: Option<PathBuf>) -> anyhow::Result<Config> 
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
 }
 
 fn enroll_here(config: &Config, token: &str, name: Option<String>) -> anyhow::Result<ExitCode> {
@@ -141,7 +151,10 @@ fn enroll_here(config: &Config, token: &str, name: Option<String>) -> anyhow::Re
     };
     let token: JoinToken = text.trim().parse()?;
     durable::create_private_dir(data).with_context(|| {
-        format!("create the data folder {}; choose another with --data", data.display())
+        format!(
+            "create the data folder {}; choose another with --data",
+            data.display()
+        )
     })?;
     let _lock = DataLock::acquire(data)?;
     let keys = Identity::keys_to_enroll(data)?;
@@ -153,7 +166,10 @@ fn enroll_here(config: &Config, token: &str, name: Option<String>) -> anyhow::Re
 }
 
 fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 async fn run_here(config: Config) -> anyhow::Result<ExitCode> {
@@ -174,15 +190,23 @@ fn show_status(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let text = if json {
         format!("{}\n", serde_json::to_string(&status)?)
     } else {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        status.table(Timestamp::EPOCH.saturating_add(since.into())).to_string()
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        status
+            .table(Timestamp::EPOCH.saturating_add(since.into()))
+            .to_string()
     };
     match std::io::stdout().write_all(text.as_bytes()) {
         // `status | head` has read enough.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
     }
-    Ok(if status.running { ExitCode::SUCCESS } else { ExitCode::from(6) })
+    Ok(if status.running {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(6)
+    })
 }
 
 fn check_config(config: &Config) -> ExitCode {
@@ -190,7 +214,11 @@ fn check_config(config: &Config) -> ExitCode {
     for problem in &problems {
         eprintln!("tallystick-agent: {problem}");
     }
-    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(4) }
+    if problems.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(4)
+    }
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {

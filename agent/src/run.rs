@@ -83,8 +83,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         return Err(RunError::Config(problems));
     }
     let data = config.data.clone();
-    durable::create_private_dir(&data)
-        .map_err(|source| RunError::Data { path: data.clone(), source })?;
+    durable::create_private_dir(&data).map_err(|source| RunError::Data {
+        path: data.clone(),
+        source,
+    })?;
     let _lock = DataLock::acquire(&data)?;
     let identity = Identity::load(&data)?.ok_or_else(|| RunError::NotEnrolled(data.clone()))?;
     let (meter, status) = start(&config, &identity, &data)?;
@@ -127,7 +129,14 @@ fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, St
         Handle::new(buffer),
         recovered.state.as_deref(),
     )?;
-    Ok((Meter { sampler: Sampler::new(config)?, station, notes: Vec::new() }, status))
+    Ok((
+        Meter {
+            sampler: Sampler::new(config)?,
+            station,
+            notes: Vec::new(),
+        },
+        status,
+    ))
 }
 
 fn shipping(identity: &Identity) -> Shipping {
@@ -172,7 +181,10 @@ impl Shipper {
     /// Lets it drain; gives up a little after it should have.
     async fn stop(mut self) {
         let _ = self.stop.send(true);
-        if tokio::time::timeout(DRAIN + Duration::from_secs(1), &mut self.task).await.is_err() {
+        if tokio::time::timeout(DRAIN + Duration::from_secs(1), &mut self.task)
+            .await
+            .is_err()
+        {
             tracing::warn!("shipping did not stop in time");
             self.task.abort();
         }
@@ -234,7 +246,14 @@ impl Agent {
         {
             tracing::warn!(%error, "the buffer was not flushed");
         }
-        let Self { shipper, data, identity, mut status, meter, .. } = self;
+        let Self {
+            shipper,
+            data,
+            identity,
+            mut status,
+            meter,
+            ..
+        } = self;
         shipper.stop().await;
         if let Some(meter) = &meter {
             refresh(&mut status, &identity, meter);
@@ -257,8 +276,9 @@ impl Agent {
             let troubles = meter.work(seed, new_stream);
             (meter, troubles)
         });
-        let (meter, troubles) =
-            worked.await.map_err(|error| RunError::Worker(error.to_string()))?;
+        let (meter, troubles) = worked
+            .await
+            .map_err(|error| RunError::Worker(error.to_string()))?;
         self.meter = Some(meter);
         if seal || !troubles.is_empty() {
             self.status.troubles = troubles;
@@ -269,7 +289,11 @@ impl Agent {
     /// The id of a new stream, when the one there is over and the last one is long enough ago.
     fn due_stream(&mut self) -> Result<Option<StreamId>, RunError> {
         let over = self.stream_over.is_some();
-        if !over || self.new_stream_at.is_some_and(|at| at.elapsed() < STREAM_EVERY) {
+        if !over
+            || self
+                .new_stream_at
+                .is_some_and(|at| at.elapsed() < STREAM_EVERY)
+        {
             return Ok(None);
         }
         self.stream_over = None;
@@ -279,7 +303,11 @@ impl Agent {
 
     fn handle(&mut self, event: ShipEvent) {
         match event {
-            ShipEvent::Connected { address, receipt_keys, .. } => {
+            ShipEvent::Connected {
+                address,
+                receipt_keys,
+                ..
+            } => {
                 tracing::info!(%address, "connected");
                 self.status.link = LinkStatus::Connected { address };
                 if let Err(error) = self.identity.learn_receipt_keys(&self.data, receipt_keys) {
@@ -291,14 +319,23 @@ impl Agent {
             ShipEvent::Receipted(receipt) => {
                 tracing::debug!(seq = %receipt.seq, "receipted");
             }
-            ShipEvent::Waiting { why, held, retry_in } => {
+            ShipEvent::Waiting {
+                why,
+                held,
+                retry_in,
+            } => {
                 tracing::warn!(%why, retry_ms = retry_in.as_millis(), needs_action = held, "not connected");
-                self.status.link = LinkStatus::Waiting { why, needs_action: held };
+                self.status.link = LinkStatus::Waiting {
+                    why,
+                    needs_action: held,
+                };
                 self.publish();
             }
             ShipEvent::StreamOver { stream, why } => {
                 tracing::error!(%stream, %why, "the stream is over; a new one begins");
-                self.status.link = LinkStatus::StreamOver { why: why.to_string() };
+                self.status.link = LinkStatus::StreamOver {
+                    why: why.to_string(),
+                };
                 self.stream_over = Some(stream);
                 self.publish();
             }
@@ -362,7 +399,12 @@ fn refresh(status: &mut Status, identity: &Identity, meter: &Meter) {
     status.unreceipted = stats.unreceipted;
     status.buffer_bytes = stats.bytes;
     status.journal_alone = stats.journal_alone;
-    status.registers = meter.station.accrual().registers().map(RegisterStatus::from).collect();
+    status.registers = meter
+        .station
+        .accrual()
+        .registers()
+        .map(RegisterStatus::from)
+        .collect();
 }
 
 fn publish(status: &Status, data: &Path) {
@@ -372,7 +414,9 @@ fn publish(status: &Status, data: &Path) {
 }
 
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::EPOCH.saturating_add(since.into())
 }
 
@@ -397,7 +441,12 @@ mod tests {
     use crate::identity::tests::enrolment;
 
     fn config(data: &Path) -> Config {
-        Config { sample_seconds: 1, seal_seconds: 1, data: data.to_owned(), ..Config::default() }
+        Config {
+            sample_seconds: 1,
+            seal_seconds: 1,
+            data: data.to_owned(),
+            ..Config::default()
+        }
     }
 
     fn enrol(data: &Path) {
@@ -408,16 +457,26 @@ mod tests {
     }
 
     async fn run_for(data: &Path, duration: Duration) {
-        run(config(data), tokio::time::sleep(duration)).await.unwrap();
+        run(config(data), tokio::time::sleep(duration))
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
     async fn a_host_that_is_not_enrolled_is_told_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let error = run(config(folder.path()), std::future::pending()).await.unwrap_err();
-        assert!(error.to_string().contains("tallystick-agent enroll"), "{error}");
+        let error = run(config(folder.path()), std::future::pending())
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("tallystick-agent enroll"),
+            "{error}"
+        );
         let error = Status::of(folder.path(), &config(folder.path())).unwrap_err();
-        assert!(error.to_string().contains("tallystick-agent enroll"), "{error}");
+        assert!(
+            error.to_string().contains("tallystick-agent enroll"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -428,18 +487,29 @@ mod tests {
         run_for(data, Duration::from_millis(1_100)).await;
         let first = Status::of(data, &config(data)).unwrap();
         assert!(!first.running && first.next_seq >= Seq(1), "{first:?}");
-        assert!(first.registers.iter().any(|register| register.workload.is_host()));
+        assert!(
+            first
+                .registers
+                .iter()
+                .any(|register| register.workload.is_host())
+        );
         run_for(data, Duration::from_millis(300)).await;
         let second = Status::of(data, &config(data)).unwrap();
         assert_eq!(second.stream, first.stream);
         assert!(second.next_seq > first.next_seq);
-        assert_eq!(second.unreceipted, second.next_seq.0, "nothing is forgotten without a receipt");
+        assert_eq!(
+            second.unreceipted, second.next_seq.0,
+            "nothing is forgotten without a receipt"
+        );
 
         let identity = Identity::load(data).unwrap().unwrap();
         let (mut buffer, recovered) =
             Buffer::open(&data.join("buffer"), Settings::default(), StreamId([1; 16])).unwrap();
         assert_eq!(recovered.reports, []);
-        for segment in buffer.segments_from(Seq::FIRST, usize::MAX, usize::MAX).unwrap() {
+        for segment in buffer
+            .segments_from(Seq::FIRST, usize::MAX, usize::MAX)
+            .unwrap()
+        {
             let sealed = SealedSegment::parse(segment.bytes).unwrap();
             sealed.verify(&identity.key_ring()).unwrap();
         }
@@ -450,8 +520,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         enrol(folder.path());
         let _lock = DataLock::acquire(folder.path()).unwrap();
-        let error = run(config(folder.path()), std::future::pending()).await.unwrap_err();
-        assert!(matches!(error, RunError::Lock(LockError::Held(_))), "{error}");
+        let error = run(config(folder.path()), std::future::pending())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, RunError::Lock(LockError::Held(_))),
+            "{error}"
+        );
         let status = Status::of(folder.path(), &config(folder.path())).unwrap();
         assert!(status.running && status.table(now()).to_string().contains("running"));
     }

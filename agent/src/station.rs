@@ -69,7 +69,13 @@ impl Station {
             Some(checkpoint) => Accrual::restore(settings, checkpoint)?,
             None => Accrual::new(settings),
         };
-        Ok(Self { node, key, accrual, buffer, pending: None })
+        Ok(Self {
+            node,
+            key,
+            accrual,
+            buffer,
+            pending: None,
+        })
     }
 
     /// Folds one sample in.
@@ -85,7 +91,9 @@ impl Station {
     /// gives it again before anything else.
     pub fn seal(&mut self, seed: [u8; 32]) -> Result<Option<Head>, StationError> {
         self.settle_pending()?;
-        let Some(draft) = self.accrual.seal()? else { return Ok(None) };
+        let Some(draft) = self.accrual.seal()? else {
+            return Ok(None);
+        };
         failpoint!("agent.seal.before");
         let segment = self.sealed(draft, seed)?;
         let state = codec::encode(&self.accrual.checkpoint());
@@ -126,7 +134,9 @@ impl Station {
 
     fn settle_pending(&mut self) -> Result<(), StationError> {
         if let Some(pending) = &self.pending {
-            self.buffer.lock().append(pending.segment.clone(), &pending.state)?;
+            self.buffer
+                .lock()
+                .append(pending.segment.clone(), &pending.state)?;
             self.pending = None;
         }
         Ok(())
@@ -134,13 +144,17 @@ impl Station {
 
     fn sealed(&self, draft: Draft, seed: [u8; 32]) -> Result<StoredSegment, StationError> {
         let buffer = self.buffer.lock();
-        let Head { next: seq, hash, .. } = buffer.head();
+        let Head {
+            next: seq, hash, ..
+        } = buffer.head();
         let header = HeaderDraft {
             node: self.node,
             stream: buffer.stream(),
             seq,
             previous: match seq {
-                Seq::FIRST => Previous::Opens { after: buffer.predecessor() },
+                Seq::FIRST => Previous::Opens {
+                    after: buffer.predecessor(),
+                },
                 _ => Previous::Follows(hash),
             },
             from: draft.from,

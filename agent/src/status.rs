@@ -118,8 +118,9 @@ impl Status {
         let identity =
             Identity::load(data)?.ok_or_else(|| StatusError::NotEnrolled(data.to_owned()))?;
         let running = DataLock::is_held(data);
-        let published =
-            fs::read(file(data)).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let published = fs::read(file(data))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         match published {
             Some(status) if running => Ok(Self { running, ..status }),
             _ => Self::of_buffer(data, config, &identity, running),
@@ -135,7 +136,9 @@ impl Status {
     ) -> Result<Self, StatusError> {
         let mut status = Self::new(identity);
         status.running = running;
-        let Some(peek) = buffer::peek(&data.join("buffer"))? else { return Ok(status) };
+        let Some(peek) = buffer::peek(&data.join("buffer"))? else {
+            return Ok(status);
+        };
         status.stream = Some(peek.stream);
         status.next_seq = peek.head.next;
         status.covered_through = peek.head.last().map(|_| peek.head.covered_through);
@@ -207,8 +210,19 @@ impl Status {
 
 impl From<RegisterView> for RegisterStatus {
     fn from(view: RegisterView) -> Self {
-        let RegisterView { workload, meter, reading, through, .. } = view;
-        Self { workload, meter, reading: reading.to_string(), through }
+        let RegisterView {
+            workload,
+            meter,
+            reading,
+            through,
+            ..
+        } = view;
+        Self {
+            workload,
+            meter,
+            reading: reading.to_string(),
+            through,
+        }
     }
 }
 
@@ -228,18 +242,34 @@ impl fmt::Display for Table<'_> {
         let status = self.status;
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
         writeln!(f, "node       {} ({})", status.node, status.name)?;
-        writeln!(f, "agent      {}", if status.running { "running" } else { "not running" })?;
-        writeln!(f, "stream     {}", or_none(status.stream.map(|stream| stream.to_string())))?;
+        writeln!(
+            f,
+            "agent      {}",
+            if status.running {
+                "running"
+            } else {
+                "not running"
+            }
+        )?;
+        writeln!(
+            f,
+            "stream     {}",
+            or_none(status.stream.map(|stream| stream.to_string()))
+        )?;
         writeln!(f, "sealed     {} segments", status.next_seq)?;
-        let covered = status.covered_through.map(|covered| match status.lag(self.now) {
-            Some(lag) => format!("{covered} ({} s ago)", lag.0 / 1_000_000),
-            None => covered.to_string(),
-        });
+        let covered = status
+            .covered_through
+            .map(|covered| match status.lag(self.now) {
+                Some(lag) => format!("{covered} ({} s ago)", lag.0 / 1_000_000),
+                None => covered.to_string(),
+            });
         writeln!(f, "covered    {}", or_none(covered))?;
-        let receipt = status.receipted_through.map(|seq| match status.receipted_at {
-            Some(at) => format!("segment {seq}, given {at}"),
-            None => format!("segment {seq}"),
-        });
+        let receipt = status
+            .receipted_through
+            .map(|seq| match status.receipted_at {
+                Some(at) => format!("segment {seq}, given {at}"),
+                None => format!("segment {seq}"),
+            });
         writeln!(f, "receipt    {}", or_none(receipt))?;
         writeln!(
             f,
@@ -258,12 +288,31 @@ impl fmt::Display for Table<'_> {
 }
 
 fn write_registers(f: &mut fmt::Formatter<'_>, registers: &[RegisterStatus]) -> fmt::Result {
-    let width = registers.iter().map(|register| register.workload.as_str().len()).max();
-    let Some(width) = width.map(|width| width.max(8)) else { return Ok(()) };
-    writeln!(f, "\n{:width$}  {:15}  {:>24}", "workload", "meter", "reading")?;
-    for RegisterStatus { workload, meter, reading, .. } in registers {
+    let width = registers
+        .iter()
+        .map(|register| register.workload.as_str().len())
+        .max();
+    let Some(width) = width.map(|width| width.max(8)) else {
+        return Ok(());
+    };
+    writeln!(
+        f,
+        "\n{:width$}  {:15}  {:>24}",
+        "workload", "meter", "reading"
+    )?;
+    for RegisterStatus {
+        workload,
+        meter,
+        reading,
+        ..
+    } in registers
+    {
         let (workload, unit) = (workload.as_str(), meter.unit());
-        writeln!(f, "{workload:width$}  {:15}  {reading:>24} {unit}", meter.name())?;
+        writeln!(
+            f,
+            "{workload:width$}  {:15}  {reading:>24} {unit}",
+            meter.name()
+        )?;
     }
     Ok(())
 }
@@ -273,7 +322,10 @@ impl fmt::Display for LinkStatus {
         match self {
             Self::None => f.write_str("none"),
             Self::Connected { address } => write!(f, "connected to {address}"),
-            Self::Waiting { why, needs_action: true } => {
+            Self::Waiting {
+                why,
+                needs_action: true,
+            } => {
                 write!(f, "held, somebody has to act: {why}")
             }
             Self::Waiting { why, .. } => write!(f, "trying again: {why}"),

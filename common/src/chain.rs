@@ -131,8 +131,14 @@ impl StreamState {
     /// The first break found.
     pub fn check(&self, segment: &VerifiedSegment) -> Result<(), Break> {
         let header = segment.header();
-        if let Some(expected) = self.covered_through.filter(|through| *through != header.from) {
-            return Err(Break::From { expected, found: header.from });
+        if let Some(expected) = self
+            .covered_through
+            .filter(|through| *through != header.from)
+        {
+            return Err(Break::From {
+                expected,
+                found: header.from,
+            });
         }
         let mut continued = 0;
         let mut opened = std::collections::BTreeSet::new();
@@ -142,7 +148,10 @@ impl StreamState {
                 odometer::close(block, run, Reading(0))?;
                 tiling::check(header, block, run, None)?;
             } else {
-                let register = self.open.get(&run.register).ok_or(Break::NotOpen(run.register))?;
+                let register = self
+                    .open
+                    .get(&run.register)
+                    .ok_or(Break::NotOpen(run.register))?;
                 if register.workload != block.workload || register.meter != run.meter {
                     return Err(Break::Moved(run.register));
                 }
@@ -162,7 +171,10 @@ impl StreamState {
         if first && register >= self.next_register {
             return Ok(());
         }
-        Err(Break::NotNew { register, next: self.next_register })
+        Err(Break::NotNew {
+            register,
+            next: self.next_register,
+        })
     }
 
     /// Goes on past `segment`, taking what it says of itself.
@@ -172,7 +184,9 @@ impl StreamState {
         self.head = Some(segment.hash());
         self.covered_through = Some(header.covered_through);
         for (block, run) in runs(segment) {
-            self.next_register = self.next_register.max(RegisterId(run.register.0.saturating_add(1)));
+            self.next_register = self
+                .next_register
+                .max(RegisterId(run.register.0.saturating_add(1)));
             if run.closed.is_some() {
                 self.open.remove(&run.register);
             } else {
@@ -186,13 +200,20 @@ impl StreamState {
         let reading = odometer::closing(block, run).unwrap_or(run.opening);
         let through = block.shape(run).end();
         match self.open.get_mut(&run.register) {
-            Some(register) if register.meter == run.meter && register.workload == block.workload => {
+            Some(register)
+                if register.meter == run.meter && register.workload == block.workload =>
+            {
                 register.reading = reading;
                 register.through = through;
             }
             _ => {
                 let workload = block.workload.clone();
-                let register = OpenRegister { workload, meter: run.meter, reading, through };
+                let register = OpenRegister {
+                    workload,
+                    meter: run.meter,
+                    reading,
+                    through,
+                };
                 self.open.insert(run.register, register);
             }
         }
@@ -200,7 +221,10 @@ impl StreamState {
 }
 
 fn runs(segment: &VerifiedSegment) -> impl Iterator<Item = (&Block, &Run)> {
-    segment.blocks().iter().flat_map(|block| block.runs().iter().map(move |run| (block, run)))
+    segment
+        .blocks()
+        .iter()
+        .flat_map(|block| block.runs().iter().map(move |run| (block, run)))
 }
 
 #[cfg(test)]

@@ -33,9 +33,13 @@ fn config() -> Configuration<LittleEndian, Varint, Limit<MAX_DECODED_BYTES>> {
 /// # Panics
 /// Never: encoding into memory fails only for types that refuse to be encoded, and none here does.
 #[must_use]
-#[expect(clippy::expect_used, reason = "the writer is memory and no type here refuses")]
+#[expect(
+    clippy::expect_used,
+    reason = "the writer is memory and no type here refuses"
+)]
 pub fn encode<T: Encode + ?Sized>(value: &T) -> Vec<u8> {
-    bincode::encode_to_vec(value, bincode::config::standard()).expect("encoding into memory succeeds")
+    bincode::encode_to_vec(value, bincode::config::standard())
+        .expect("encoding into memory succeeds")
 }
 
 /// The value that `bytes` spell, all of them, in the one way it is spelled.
@@ -61,7 +65,11 @@ mod tests {
     #[test]
     fn one_value_has_one_spelling() {
         assert_eq!(decode::<u64>(&encode(&300u64)), Ok(300));
-        assert_eq!(decode::<u64>(&[251, 5, 0]), Err(CodecError::NotCanonical), "5 in three bytes");
+        assert_eq!(
+            decode::<u64>(&[251, 5, 0]),
+            Err(CodecError::NotCanonical),
+            "5 in three bytes"
+        );
         assert_eq!(decode::<u64>(&[5, 5]), Err(CodecError::Trailing(1)));
         assert!(matches!(decode::<u64>(&[251]), Err(CodecError::Invalid(_))));
     }
@@ -69,6 +77,9 @@ mod tests {
     #[test]
     fn absurd_lengths_are_refused_before_they_are_allocated() {
         let claim = encode(&u64::MAX);
-        assert!(matches!(decode::<Vec<u8>>(&claim), Err(CodecError::Invalid(_))));
+        assert!(matches!(
+            decode::<Vec<u8>>(&claim),
+            Err(CodecError::Invalid(_))
+        ));
     }
 }

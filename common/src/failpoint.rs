@@ -26,10 +26,13 @@ pub fn pass(name: &str) {
         let (name, count) = spec.split_once(':').unwrap_or((&spec, "1"));
         Some((name.to_owned(), AtomicU64::new(count.parse().ok()?)))
     });
-    let Some((_, left)) = armed.as_ref().filter(|(armed, _)| armed == name) else { return };
+    let Some((_, left)) = armed.as_ref().filter(|(armed, _)| armed == name) else {
+        return;
+    };
     if left.fetch_sub(1, Ordering::SeqCst) == 1 {
         eprintln!("failpoint {name}");
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         // The signal is on its way to this very thread; nothing below may run.
         loop {
             std::thread::park();

@@ -257,13 +257,21 @@ mod tests {
     fn an_id_has_one_text_form() {
         let id = NodeId([0xab; 16]);
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert!("AB".repeat(16).parse::<NodeId>().is_err(), "upper case is another spelling");
+        assert!(
+            "AB".repeat(16).parse::<NodeId>().is_err(),
+            "upper case is another spelling"
+        );
         assert!("ab".parse::<NodeId>().is_err());
     }
 
     #[test]
     fn workload_names_follow_the_grammar() {
-        for good in ["host", "host/other", "cgroup/system.slice/ssh.service", "app/billing π"] {
+        for good in [
+            "host",
+            "host/other",
+            "cgroup/system.slice/ssh.service",
+            "app/billing π",
+        ] {
             assert_eq!(WorkloadName::new(good).unwrap().as_str(), good);
         }
         let long = "x".repeat(513);

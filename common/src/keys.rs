@@ -77,7 +77,12 @@ impl PublicKey {
     ///
     /// # Errors
     /// [`SignatureError::Wrong`] when it does not stand.
-    pub fn verify(&self, domain: &str, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+    pub fn verify(
+        &self,
+        domain: &str,
+        message: &[u8],
+        signature: &Signature,
+    ) -> Result<(), SignatureError> {
         ed25519_dalek::VerifyingKey::from_bytes(&self.0)
             .and_then(|key| {
                 let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
@@ -115,11 +120,13 @@ impl FromStr for PublicKey {
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         // A key is spelled as a hash is; only the name in the error differs.
-        text.parse::<Hash>().map(|bytes| Self(bytes.0)).map_err(|_| IdError::NotHex {
-            text: text.to_owned(),
-            expected: "a public key",
-            hex_digits: 64,
-        })
+        text.parse::<Hash>()
+            .map(|bytes| Self(bytes.0))
+            .map_err(|_| IdError::NotHex {
+                text: text.to_owned(),
+                expected: "a public key",
+                hex_digits: 64,
+            })
     }
 }
 
@@ -131,7 +138,9 @@ impl Serialize for PublicKey {
 
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -156,7 +165,11 @@ impl<T: Statement> Signed<T> {
     pub fn new(statement: &T, key: &SecretKey) -> Self {
         let bytes = codec::encode(statement);
         let signature = key.sign(T::DOMAIN, &bytes);
-        Self { bytes, signature, kind: PhantomData }
+        Self {
+            bytes,
+            signature,
+            kind: PhantomData,
+        }
     }
 
     /// The statement, if `key` signed it.
@@ -185,7 +198,12 @@ impl<T: Statement> Signed<T> {
 
 impl<T> fmt::Debug for Signed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Signed<{}>({} bytes)", std::any::type_name::<T>(), self.bytes.len())
+        write!(
+            f,
+            "Signed<{}>({} bytes)",
+            std::any::type_name::<T>(),
+            self.bytes.len()
+        )
     }
 }
 
@@ -233,7 +251,11 @@ impl KeyRing {
     /// The ring of a node that signs with the key it enrolled with.
     #[must_use]
     pub fn new(node: NodeId, enrolled: PublicKey) -> Self {
-        Self { node, enrolled, rotations: Vec::new() }
+        Self {
+            node,
+            enrolled,
+            rotations: Vec::new(),
+        }
     }
 
     /// Adds that segments of `stream` from `seq` on are signed by `key`, as a rotation segment at

@@ -122,7 +122,10 @@ impl Meter {
     #[must_use]
     pub fn from_code(code: u16) -> Option<Self> {
         let index = usize::from(code).checked_sub(1)?;
-        Self::ALL.get(index).copied().filter(|meter| meter.code() == code)
+        Self::ALL
+            .get(index)
+            .copied()
+            .filter(|meter| meter.code() == code)
     }
 
     /// Code on the wire, in sealed bytes and in stores.
@@ -162,7 +165,11 @@ impl Meter {
     }
 
     fn names() -> String {
-        Self::ALL.iter().map(|meter| meter.name()).collect::<Vec<_>>().join(", ")
+        Self::ALL
+            .iter()
+            .map(|meter| meter.name())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -216,7 +223,9 @@ impl Serialize for Meter {
 
 impl<'de> Deserialize<'de> for Meter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -232,6 +241,12 @@ mod tests {
         }
         assert_eq!(Meter::from_code(0), None);
         assert_eq!(Meter::from_code(999), None);
-        assert!("cpu".parse::<Meter>().unwrap_err().to_string().contains("cpu.time"));
+        assert!(
+            "cpu"
+                .parse::<Meter>()
+                .unwrap_err()
+                .to_string()
+                .contains("cpu.time")
+        );
     }
 }

@@ -32,7 +32,11 @@ pub enum OdometerError {
 pub fn close(block: &Block, run: &Run, before: Reading) -> Result<Reading, OdometerError> {
     if run.opening != before {
         let register = run.register;
-        return Err(OdometerError::Jump { register, expected: before, found: run.opening });
+        return Err(OdometerError::Jump {
+            register,
+            expected: before,
+            found: run.opening,
+        });
     }
     closing(block, run).ok_or(OdometerError::Overflow(run.register))
 }
@@ -44,5 +48,7 @@ pub fn closing(block: &Block, run: &Run) -> Option<Reading> {
     block
         .quantities(run)
         .iter()
-        .try_fold(run.opening, |reading, quantity| reading.advance(kind, *quantity))
+        .try_fold(run.opening, |reading, quantity| {
+            reading.advance(kind, *quantity)
+        })
 }

@@ -75,7 +75,11 @@ impl<'a> Reader<'a> {
             }
             value |= group << shift;
             if byte & 0x80 == 0 {
-                return if group == 0 && shift > 0 { Err(PackingError::NotMinimal) } else { Ok(value) };
+                return if group == 0 && shift > 0 {
+                    Err(PackingError::NotMinimal)
+                } else {
+                    Ok(value)
+                };
             }
             if shift == 126 {
                 return Err(PackingError::TooLarge);
@@ -113,13 +117,20 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When bytes are left.
     pub fn finish(self) -> Result<(), PackingError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(PackingError::Trailing) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(PackingError::Trailing)
+        }
     }
 }
 
 /// Appends `value` as zigzag.
 pub fn put_i64(out: &mut Vec<u8>, value: i64) {
-    put(out, u128::from(((value << 1) ^ (value >> 63)).cast_unsigned()));
+    put(
+        out,
+        u128::from(((value << 1) ^ (value >> 63)).cast_unsigned()),
+    );
 }
 
 #[cfg(test)]
@@ -130,7 +141,10 @@ mod tests {
 
     #[test]
     fn other_spellings_are_refused() {
-        assert_eq!(Reader::new(&[0x80, 0x00]).u128(), Err(PackingError::NotMinimal));
+        assert_eq!(
+            Reader::new(&[0x80, 0x00]).u128(),
+            Err(PackingError::NotMinimal)
+        );
         assert_eq!(Reader::new(&[0x80]).u64(), Err(PackingError::Truncated));
         let mut long = vec![0xff; 18];
         long.push(0x04);

@@ -131,19 +131,34 @@ pub fn seal(
     let blocks: Vec<Vec<u8>> = blocks.iter().map(|block| block.encode(from)).collect();
     let hash = merkle::root(&leaves(&header_bytes, &seed, &blocks));
     let signature = key.sign(DOMAIN, hash.as_bytes());
-    let envelope = Envelope { format: FORMAT, header: header_bytes, seed, blocks, signature };
+    let envelope = Envelope {
+        format: FORMAT,
+        header: header_bytes,
+        seed,
+        blocks,
+        signature,
+    };
     let bytes = codec::encode(&envelope);
     if bytes.len() > MAX_SEGMENT_BYTES {
         return Err(SealError::TooLong(bytes.len()));
     }
-    Ok(SealedSegment { bytes, header, hash, seed, blocks: envelope.blocks, signature })
+    Ok(SealedSegment {
+        bytes,
+        header,
+        hash,
+        seed,
+        blocks: envelope.blocks,
+        signature,
+    })
 }
 
 fn leaves(header: &[u8], seed: &[u8; 32], blocks: &[Vec<u8>]) -> Vec<Hash> {
-    let salted = (0u64..).zip(blocks).map(|(index, block)| {
-        merkle::block_leaf(&merkle::salt(seed, index), block)
-    });
-    std::iter::once(merkle::header_leaf(header)).chain(salted).collect()
+    let salted = (0u64..)
+        .zip(blocks)
+        .map(|(index, block)| merkle::block_leaf(&merkle::salt(seed, index), block));
+    std::iter::once(merkle::header_leaf(header))
+        .chain(salted)
+        .collect()
 }
 
 fn check_header(header: &Header) -> Result<(), SealError> {
@@ -168,7 +183,9 @@ fn check_header(header: &Header) -> Result<(), SealError> {
 fn check_consistent(header: &Header, blocks: &[Block]) -> Result<(), SealError> {
     check_header(header)?;
     if !blocks.is_sorted_by(|a, b| a.workload < b.workload) {
-        return Err(SealError::Inconsistent("blocks are not sorted by workload, each workload once"));
+        return Err(SealError::Inconsistent(
+            "blocks are not sorted by workload, each workload once",
+        ));
     }
     let inside = |block: &Block| {
         block.runs().iter().all(|run| {
@@ -177,7 +194,9 @@ fn check_consistent(header: &Header, blocks: &[Block]) -> Result<(), SealError> 
         })
     };
     if !blocks.iter().all(inside) {
-        return Err(SealError::Inconsistent("an interval lies outside the segment's time"));
+        return Err(SealError::Inconsistent(
+            "an interval lies outside the segment's time",
+        ));
     }
     Ok(())
 }
@@ -200,14 +219,30 @@ impl SealedSegment {
         let header: Header = codec::decode(&envelope.header).map_err(named("header"))?;
         check_header(&header)?;
         if u64::from(header.leaves) != envelope.blocks.len() as u64 + 1 {
-            return Err(SealError::Inconsistent("the header names another number of blocks"));
+            return Err(SealError::Inconsistent(
+                "the header names another number of blocks",
+            ));
         }
         if header.salt_commitment != merkle::commitment(&envelope.seed) {
-            return Err(SealError::Inconsistent("the header commits to another salt seed"));
+            return Err(SealError::Inconsistent(
+                "the header commits to another salt seed",
+            ));
         }
         let hash = merkle::root(&leaves(&envelope.header, &envelope.seed, &envelope.blocks));
-        let Envelope { seed, blocks, signature, .. } = envelope;
-        Ok(Self { bytes, header, hash, seed, blocks, signature })
+        let Envelope {
+            seed,
+            blocks,
+            signature,
+            ..
+        } = envelope;
+        Ok(Self {
+            bytes,
+            header,
+            hash,
+            seed,
+            blocks,
+            signature,
+        })
     }
 
     /// The sealed bytes.
@@ -235,14 +270,22 @@ impl SealedSegment {
     pub fn verify(self, keys: &KeyRing) -> Result<VerifiedSegment, SealError> {
         let header = &self.header;
         if header.node != keys.node() {
-            return Err(SealError::Node { expected: keys.node(), found: header.node });
+            return Err(SealError::Node {
+                expected: keys.node(),
+                found: header.node,
+            });
         }
         let key = keys.key_at(header.stream, header.seq);
         key.verify(DOMAIN, self.hash.as_bytes(), &self.signature)
             .map_err(|_| SealError::Signature { key })?;
         let blocks = self.decode_blocks()?;
         check_consistent(header, &blocks)?;
-        Ok(VerifiedSegment { bytes: self.bytes, header: self.header, hash: self.hash, blocks })
+        Ok(VerifiedSegment {
+            bytes: self.bytes,
+            header: self.header,
+            hash: self.hash,
+            blocks,
+        })
     }
 
     /// The blocks, without the signature being checked again: for bytes that were verified before
@@ -340,19 +383,31 @@ impl BlockProof {
     /// # Errors
     /// Names the first check that fails.
     pub fn verify(&self, keys: &KeyRing) -> Result<(Header, Block, Hash), SealError> {
-        let header: Header = codec::decode(&self.header)
-            .map_err(|error| SealError::Bytes { part: "header", error })?;
+        let header: Header = codec::decode(&self.header).map_err(|error| SealError::Bytes {
+            part: "header",
+            error,
+        })?;
         check_header(&header)?;
         if header.node != keys.node() {
-            return Err(SealError::Node { expected: keys.node(), found: header.node });
+            return Err(SealError::Node {
+                expected: keys.node(),
+                found: header.node,
+            });
         }
         let leaves = header.leaves as usize;
         let place = self.index as usize + 1;
-        let hash = merkle::root_from(merkle::header_leaf(&self.header), 0, leaves, &self.header_path);
+        let hash = merkle::root_from(
+            merkle::header_leaf(&self.header),
+            0,
+            leaves,
+            &self.header_path,
+        );
         let leaf = merkle::block_leaf(&self.salt, &self.block);
         let same = merkle::root_from(leaf, place, leaves, &self.block_path);
         let (Some(hash), true) = (hash, hash == same) else {
-            return Err(SealError::Inconsistent("header and block are not of one segment"));
+            return Err(SealError::Inconsistent(
+                "header and block are not of one segment",
+            ));
         };
         let key = keys.key_at(header.stream, header.seq);
         key.verify(DOMAIN, hash.as_bytes(), &self.signature)

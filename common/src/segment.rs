@@ -137,8 +137,13 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason; the place in this list plus one is the code in sealed bytes.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Vanished, Self::Reset, Self::Reboot, Self::Deselected, Self::StreamEnd];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Vanished,
+        Self::Reset,
+        Self::Reboot,
+        Self::Deselected,
+        Self::StreamEnd,
+    ];
 }
 
 /// One interval's time and quality, without its quantity and start (which is the end before it).
@@ -224,7 +229,9 @@ pub enum RunError {
     #[error("register {0} does not follow the one before it in its block")]
     Order(RegisterId),
     /// Intervals follow one another and have length.
-    #[error("interval {index} of register {register} does not start where the one before ended, or has no length")]
+    #[error(
+        "interval {index} of register {register} does not start where the one before ended, or has no length"
+    )]
     NotTiled {
         /// The register.
         register: RegisterId,
@@ -232,7 +239,9 @@ pub enum RunError {
         index: usize,
     },
     /// An unmeasured interval has neither quantity nor measured time.
-    #[error("interval {index} of register {register} is unmeasured but has a quantity or measured time")]
+    #[error(
+        "interval {index} of register {register} is unmeasured but has a quantity or measured time"
+    )]
     Unmeasured {
         /// The register.
         register: RegisterId,
@@ -250,7 +259,13 @@ impl Block {
     pub fn new(workload: WorkloadName, mut labels: Vec<(String, String)>) -> Self {
         labels.sort();
         labels.dedup_by(|later, earlier| later.0 == earlier.0);
-        Self { workload, labels, shapes: Vec::new(), runs: Vec::new(), quantities: Vec::new() }
+        Self {
+            workload,
+            labels,
+            shapes: Vec::new(),
+            runs: Vec::new(),
+            quantities: Vec::new(),
+        }
     }
 
     /// Adds a register's part.
@@ -258,13 +273,22 @@ impl Block {
     /// # Errors
     /// When it breaks the order of registers or its intervals do not tile; the block is unchanged.
     pub fn push(&mut self, draft: &RunDraft<'_>) -> Result<(), RunError> {
-        if self.runs.last().is_some_and(|last| last.register >= draft.register) {
+        if self
+            .runs
+            .last()
+            .is_some_and(|last| last.register >= draft.register)
+        {
             return Err(RunError::Order(draft.register));
         }
-        let shape = Shape { start: draft.start, spans: spans(draft)? };
-        let first_quantity = u32::try_from(self.quantities.len()).map_err(|_| RunError::TooLarge)?;
+        let shape = Shape {
+            start: draft.start,
+            spans: spans(draft)?,
+        };
+        let first_quantity =
+            u32::try_from(self.quantities.len()).map_err(|_| RunError::TooLarge)?;
         let shape = self.intern(shape)?;
-        self.quantities.extend(draft.intervals.iter().map(|interval| interval.quantity));
+        self.quantities
+            .extend(draft.intervals.iter().map(|interval| interval.quantity));
         self.runs.push(Run {
             register: draft.register,
             meter: draft.meter,
@@ -278,10 +302,14 @@ impl Block {
     }
 
     fn intern(&mut self, shape: Shape) -> Result<u32, RunError> {
-        let index = self.shapes.iter().position(|known| *known == shape).unwrap_or_else(|| {
-            self.shapes.push(shape);
-            self.shapes.len() - 1
-        });
+        let index = self
+            .shapes
+            .iter()
+            .position(|known| *known == shape)
+            .unwrap_or_else(|| {
+                self.shapes.push(shape);
+                self.shapes.len() - 1
+            });
         u32::try_from(index).map_err(|_| RunError::TooLarge)
     }
 
@@ -314,13 +342,16 @@ impl Block {
     pub fn intervals(&self, run: &Run) -> impl Iterator<Item = Interval> + '_ {
         let shape = self.shape(run);
         let starts = std::iter::once(shape.start).chain(shape.spans.iter().map(|span| span.end));
-        starts.zip(&shape.spans).zip(self.quantities(run)).map(|((start, span), quantity)| Interval {
-            start,
-            end: span.end,
-            quantity: *quantity,
-            quality: span.quality,
-            measured: span.measured,
-        })
+        starts
+            .zip(&shape.spans)
+            .zip(self.quantities(run))
+            .map(|((start, span), quantity)| Interval {
+                start,
+                end: span.end,
+                quantity: *quantity,
+                quality: span.quality,
+                measured: span.measured,
+            })
     }
 }
 
@@ -337,7 +368,11 @@ fn spans(draft: &RunDraft<'_>) -> Result<Vec<Span>, RunError> {
             return Err(RunError::Unmeasured { register, index });
         }
         at = interval.end;
-        spans.push(Span { end: interval.end, measured: interval.measured, quality: interval.quality });
+        spans.push(Span {
+            end: interval.end,
+            measured: interval.measured,
+            quality: interval.quality,
+        });
     }
     Ok(spans)
 }

@@ -22,7 +22,9 @@ pub enum TilingError {
         found: Timestamp,
     },
     /// The register stays open but the run ends early.
-    #[error("register {register} stays open but is accounted for only up to {found}, not {expected}")]
+    #[error(
+        "register {register} stays open but is accounted for only up to {found}, not {expected}"
+    )]
     End {
         /// The register.
         register: RegisterId,
@@ -32,7 +34,9 @@ pub enum TilingError {
         found: Timestamp,
     },
     /// An exact interval crosses the grid of rating boundaries.
-    #[error("register {register} has an exact interval from {start} to {end}, across a quarter-hour")]
+    #[error(
+        "register {register} has an exact interval from {start} to {end}, across a quarter-hour"
+    )]
     QuarterHour {
         /// The register.
         register: RegisterId,
@@ -57,17 +61,29 @@ pub fn check(
     let register = run.register;
     let shape = block.shape(run);
     if let Some(expected) = before.filter(|before| *before != shape.start) {
-        return Err(TilingError::Start { register, expected, found: shape.start });
+        return Err(TilingError::Start {
+            register,
+            expected,
+            found: shape.start,
+        });
     }
     if run.closed.is_none() && shape.end() != header.covered_through {
         let expected = header.covered_through;
-        return Err(TilingError::End { register, expected, found: shape.end() });
+        return Err(TilingError::End {
+            register,
+            expected,
+            found: shape.end(),
+        });
     }
     let mut start = shape.start;
     for span in &shape.spans {
         let end = span.end;
         if span.quality == Quality::Exact && end > start.next_multiple(QUARTER_HOUR_US) {
-            return Err(TilingError::QuarterHour { register, start, end });
+            return Err(TilingError::QuarterHour {
+                register,
+                start,
+                end,
+            });
         }
         start = end;
     }

@@ -56,7 +56,11 @@ impl Timestamp {
     /// From microseconds since the epoch; `None` past the year 9999.
     #[must_use]
     pub const fn from_micros(micros: u64) -> Option<Self> {
-        if micros <= Self::MAX.0 { Some(Self(micros)) } else { None }
+        if micros <= Self::MAX.0 {
+            Some(Self(micros))
+        } else {
+            None
+        }
     }
 
     /// From whole seconds since the epoch.
@@ -179,7 +183,9 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -218,7 +224,10 @@ mod tests {
     fn text_is_rfc_3339() {
         let instant = at(1_795_348_800_000_001);
         assert_eq!(instant.to_string().parse(), Ok(instant));
-        assert_eq!("2026-11-22T12:00:00Z".parse(), Timestamp::from_seconds(1_795_348_800));
+        assert_eq!(
+            "2026-11-22T12:00:00Z".parse(),
+            Timestamp::from_seconds(1_795_348_800)
+        );
         assert!("yesterday".parse::<Timestamp>().is_err());
         assert!("1969-12-31T23:59:59Z".parse::<Timestamp>().is_err());
     }
@@ -226,7 +235,10 @@ mod tests {
     #[test]
     fn multiples_are_on_the_grid() {
         assert_eq!(at(900_000_001).floor_to(QUARTER_HOUR_US), at(900_000_000));
-        assert_eq!(at(900_000_000).next_multiple(QUARTER_HOUR_US), at(1_800_000_000));
+        assert_eq!(
+            at(900_000_000).next_multiple(QUARTER_HOUR_US),
+            at(1_800_000_000)
+        );
         assert!(at(900_000_000).is_quarter_hour());
     }
 

@@ -158,13 +158,20 @@ pub struct Verifier {
 ///
 /// # Errors
 /// The first thing that differs.
-pub fn verify_frames(bytes: &[u8], ring: KeyRing, receipt_key: Option<PublicKey>) -> Result<Report, VerifyError> {
+pub fn verify_frames(
+    bytes: &[u8],
+    ring: KeyRing,
+    receipt_key: Option<PublicKey>,
+) -> Result<Report, VerifyError> {
     let mut verifier = Verifier::new(ring, receipt_key);
     let mut decoder = FrameDecoder::new();
     decoder.push(bytes);
     loop {
         let after = verifier.last();
-        match decoder.next_message().map_err(|error| VerifyError::Frame { after, error })? {
+        match decoder
+            .next_message()
+            .map_err(|error| VerifyError::Frame { after, error })?
+        {
             Some(Message::Segment(bytes)) => verifier.segment(bytes)?,
             Some(Message::Receipt(receipt)) => verifier.receipt(&receipt)?,
             Some(other) => return Err(VerifyError::Foreign(other.kind())),
@@ -211,13 +218,19 @@ impl Verifier {
         match &mut self.state {
             Some(state) => {
                 if state.stream != found {
-                    return Err(VerifyError::Stream { seq, expected: state.stream, found });
+                    return Err(VerifyError::Stream {
+                        seq,
+                        expected: state.stream,
+                        found,
+                    });
                 }
                 let link = state.link(&segment);
                 if link != Link::Next {
                     return Err(VerifyError::Link { seq, link });
                 }
-                state.check(&segment).map_err(|error| VerifyError::Break { seq, error })?;
+                state
+                    .check(&segment)
+                    .map_err(|error| VerifyError::Break { seq, error })?;
                 state.advance(&segment);
             }
             None => self.begin(&segment)?,
@@ -237,7 +250,10 @@ impl Verifier {
         let header = segment.header();
         let mut state = StreamState::new(header.stream);
         if header.seq == Seq::FIRST {
-            state.check(segment).map_err(|error| VerifyError::Break { seq: header.seq, error })?;
+            state.check(segment).map_err(|error| VerifyError::Break {
+                seq: header.seq,
+                error,
+            })?;
         }
         state.advance(segment);
         self.state = Some(state);
@@ -249,20 +265,28 @@ impl Verifier {
         for block in segment.blocks() {
             for run in block.runs() {
                 let shape = block.shape(run);
-                let total = self.registers.entry(run.register).or_insert_with(|| RegisterTotal {
-                    register: run.register,
-                    workload: block.workload.clone(),
-                    meter: run.meter,
-                    opening: run.opening.0,
-                    closing: run.opening.0,
-                    from: shape.start,
-                    through: shape.start,
-                    unmeasured: Micros(0),
-                    interpolated: Micros(0),
-                });
+                let total = self
+                    .registers
+                    .entry(run.register)
+                    .or_insert_with(|| RegisterTotal {
+                        register: run.register,
+                        workload: block.workload.clone(),
+                        meter: run.meter,
+                        opening: run.opening.0,
+                        closing: run.opening.0,
+                        from: shape.start,
+                        through: shape.start,
+                        unmeasured: Micros(0),
+                        interpolated: Micros(0),
+                    });
                 total.through = shape.end();
                 for interval in block.intervals(run) {
-                    total.add(run.meter, interval.quantity, interval.quality, interval.duration());
+                    total.add(
+                        run.meter,
+                        interval.quantity,
+                        interval.quality,
+                        interval.duration(),
+                    );
                 }
             }
         }
@@ -273,11 +297,17 @@ impl Verifier {
     /// # Errors
     /// When the key did not sign it, or it names other bytes.
     pub fn receipt(&mut self, receipt: &Signed<Receipt>) -> Result<(), VerifyError> {
-        let Some(key) = &self.receipt_key else { return Ok(()) };
+        let Some(key) = &self.receipt_key else {
+            return Ok(());
+        };
         let receipt = receipt.verify(key)?;
         let expected = self.hashes.get(&receipt.seq).copied();
         if expected != Some(receipt.hash) {
-            return Err(VerifyError::ReceiptHash { seq: receipt.seq, expected, found: receipt.hash });
+            return Err(VerifyError::ReceiptHash {
+                seq: receipt.seq,
+                expected,
+                found: receipt.hash,
+            });
         }
         self.receipted = self.receipted.max(Some(receipt.seq));
         Ok(())
@@ -289,8 +319,12 @@ impl Verifier {
     /// When there was no segment.
     pub fn report(self) -> Result<Report, VerifyError> {
         let first = self.hashes.first_key_value().map(|(seq, _)| *seq);
-        let last = self.hashes.last_key_value().map(|(seq, hash)| (*seq, *hash));
-        let (Some(state), Some(from), Some(first), Some((last, head))) = (&self.state, self.from, first, last)
+        let last = self
+            .hashes
+            .last_key_value()
+            .map(|(seq, hash)| (*seq, *hash));
+        let (Some(state), Some(from), Some(first), Some((last, head))) =
+            (&self.state, self.from, first, last)
         else {
             return Err(VerifyError::Empty);
         };

@@ -43,7 +43,10 @@ pub struct Versions {
 
 impl Versions {
     /// What this build speaks.
-    pub const OURS: Self = Self { oldest: 1, newest: VERSION };
+    pub const OURS: Self = Self {
+        oldest: 1,
+        newest: VERSION,
+    };
 
     /// The newest version both speak.
     #[must_use]

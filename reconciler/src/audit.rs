@@ -145,7 +145,12 @@ pub async fn head(conn: &mut Connection) -> Result<Checkpoint, StoreError> {
     let last = sqlx::query("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
         .fetch_optional(conn)
         .await?;
-    let Some(row) = last else { return Ok(Checkpoint { entries: 0, head: Hash::ZERO }) };
+    let Some(row) = last else {
+        return Ok(Checkpoint {
+            entries: 0,
+            head: Hash::ZERO,
+        });
+    };
     Ok(Checkpoint {
         entries: unsigned(&row, "seq", "audit.seq")?,
         head: Hash(bytes(&row, "hash", "audit.hash")?),
@@ -175,7 +180,10 @@ pub async fn entries(
 /// When the database fails or a row is damaged.
 pub async fn verify(conn: &mut Connection) -> Result<Verification, StoreError> {
     const PAGE: u32 = 1000;
-    let mut before = Checkpoint { entries: 0, head: Hash::ZERO };
+    let mut before = Checkpoint {
+        entries: 0,
+        head: Hash::ZERO,
+    };
     loop {
         let page = entries(conn, before.entries, PAGE).await?;
         if page.is_empty() {
@@ -183,9 +191,15 @@ pub async fn verify(conn: &mut Connection) -> Result<Verification, StoreError> {
         }
         for entry in page {
             if let Some(why) = entry.flaw(before) {
-                return Ok(Verification::Broken { seq: entry.seq, why });
+                return Ok(Verification::Broken {
+                    seq: entry.seq,
+                    why,
+                });
             }
-            before = Checkpoint { entries: entry.seq, head: entry.hash };
+            before = Checkpoint {
+                entries: entry.seq,
+                head: entry.hash,
+            };
         }
     }
 }
@@ -229,7 +243,9 @@ mod tests {
     async fn an_untouched_log_is_whole() {
         let (_folder, store) = log_of(5).await;
         let mut tx = store.read().await.unwrap();
-        let Verification::Whole(found) = verify(&mut tx).await.unwrap() else { panic!("broken") };
+        let Verification::Whole(found) = verify(&mut tx).await.unwrap() else {
+            panic!("broken")
+        };
         assert_eq!(found.entries, 5);
         assert_eq!(found, head(&mut tx).await.unwrap());
     }
@@ -237,7 +253,14 @@ mod tests {
     async fn after(damage: &'static str) -> Verification {
         let (_folder, store) = log_of(5).await;
         let mut tx = store.write().await.unwrap();
-        assert_eq!(sqlx::query(damage).execute(&mut *tx).await.unwrap().rows_affected(), 1);
+        assert_eq!(
+            sqlx::query(damage)
+                .execute(&mut *tx)
+                .await
+                .unwrap()
+                .rows_affected(),
+            1
+        );
         verify(&mut tx).await.unwrap()
     }
 
@@ -248,14 +271,20 @@ mod tests {
             "UPDATE audit SET detail = '{}' WHERE seq = 3",
             "UPDATE audit SET at = 77 WHERE seq = 3",
         ] {
-            assert!(matches!(after(damage).await, Verification::Broken { seq: 3, .. }), "{damage}");
+            assert!(
+                matches!(after(damage).await, Verification::Broken { seq: 3, .. }),
+                "{damage}"
+            );
         }
     }
 
     #[tokio::test]
     async fn a_removed_entry_is_found() {
         let found = after("DELETE FROM audit WHERE seq = 3").await;
-        assert!(matches!(found, Verification::Broken { seq: 4, .. }), "{found:?}");
+        assert!(
+            matches!(found, Verification::Broken { seq: 4, .. }),
+            "{found:?}"
+        );
     }
 
     #[tokio::test]
@@ -263,7 +292,10 @@ mod tests {
         let (_folder, store) = log_of(5).await;
         let mut tx = store.write().await.unwrap();
         let kept = head(&mut tx).await.unwrap();
-        sqlx::query("DELETE FROM audit WHERE seq = 5").execute(&mut *tx).await.unwrap();
+        sqlx::query("DELETE FROM audit WHERE seq = 5")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
         assert_ne!(verify(&mut tx).await.unwrap(), Verification::Whole(kept));
     }
 }

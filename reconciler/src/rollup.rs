@@ -78,7 +78,9 @@ impl Cells {
                 if counted {
                     let key = (block.workload.clone(), run.meter);
                     let cells = self.cells.entry(key).or_default();
-                    block.intervals(run).for_each(|interval| add(cells, run.meter, &interval));
+                    block
+                        .intervals(run)
+                        .for_each(|interval| add(cells, run.meter, &interval));
                 }
             }
         }
@@ -109,8 +111,12 @@ fn add(cells: &mut BTreeMap<u64, Cell>, meter: Meter, interval: &Interval) {
     while at < interval.end {
         let until = at.next_multiple(QUARTER_HOUR_US).min(interval.end);
         let share = share_until(interval.quantity, interval.start, interval.end, until);
-        let measured =
-            share_until(u128::from(interval.measured.0), interval.start, interval.end, until);
+        let measured = share_until(
+            u128::from(interval.measured.0),
+            interval.start,
+            interval.end,
+            until,
+        );
         let cell = cells.entry(at.as_micros() / QUARTER_HOUR_US).or_default();
         let time = until.since(at).0;
         match interval.quality {
@@ -133,7 +139,10 @@ fn add(cells: &mut BTreeMap<u64, Cell>, meter: Meter, interval: &Interval) {
 #[must_use]
 pub fn place(quarter: u64) -> (u64, usize) {
     let per_hour = HOUR_US / QUARTER_HOUR_US;
-    (quarter / per_hour, usize::try_from(quarter % per_hour).unwrap_or(0))
+    (
+        quarter / per_hour,
+        usize::try_from(quarter % per_hour).unwrap_or(0),
+    )
 }
 
 /// Lets rollups follow the streams until `stop` holds true, and once more after it.
@@ -183,7 +192,10 @@ async fn advance(store: &Store, stream: &Stream, from: Seq) -> Result<Seq, Store
     let mut tx = store.write().await?;
     let segments = streams::segments_from(&mut tx, stream.row, from, PAGE).await?;
     let Some(last) = segments.last() else {
-        return Err(StoreError::damaged("segments", format!("segment {from} is missing")));
+        return Err(StoreError::damaged(
+            "segments",
+            format!("segment {from} is missing"),
+        ));
     };
     let next = last.seq.next();
     let mut cells = Cells::default();
@@ -224,8 +236,14 @@ mod tests {
         add(&mut cells, Meter::CPU_TIME, &interval);
         let quantities: Vec<u128> = cells.values().map(|cell| cell.quantity).collect();
         assert_eq!(quantities, [200, 600, 201]);
-        assert_eq!(cells.values().map(|cell| cell.interpolated).sum::<u64>(), 1500 * SECOND_US);
-        assert_eq!(cells.values().map(|cell| cell.measured).sum::<u64>(), 1500 * SECOND_US);
+        assert_eq!(
+            cells.values().map(|cell| cell.interpolated).sum::<u64>(),
+            1500 * SECOND_US
+        );
+        assert_eq!(
+            cells.values().map(|cell| cell.measured).sum::<u64>(),
+            1500 * SECOND_US
+        );
     }
 
     #[test]

@@ -10,13 +10,39 @@ use tallystick_tests::fixture::{Chain, Size};
 
 /// (a) a backlog's segments, (b) one interval per register, and a small agent's.
 const SIZES: [(&str, Size); 3] = [
-    ("20x10x5", Size { workloads: 20, meters: 10, steps: 5 }),
-    ("20x8x1", Size { workloads: 20, meters: 8, steps: 1 }),
-    ("4x8x1", Size { workloads: 4, meters: 8, steps: 1 }),
+    (
+        "20x10x5",
+        Size {
+            workloads: 20,
+            meters: 10,
+            steps: 5,
+        },
+    ),
+    (
+        "20x8x1",
+        Size {
+            workloads: 20,
+            meters: 8,
+            steps: 1,
+        },
+    ),
+    (
+        "4x8x1",
+        Size {
+            workloads: 4,
+            meters: 8,
+            steps: 1,
+        },
+    ),
 ];
 
 fn chain(size: Size) -> Chain {
-    Chain::new(NodeId([7; 16]), Timestamp::from_seconds(1_795_348_800).expect("an instant"), 60, size)
+    Chain::new(
+        NodeId([7; 16]),
+        Timestamp::from_seconds(1_795_348_800).expect("an instant"),
+        60,
+        size,
+    )
 }
 
 fn seal(criterion: &mut Criterion) {
@@ -37,12 +63,20 @@ fn verify(criterion: &mut Criterion) {
         let mut chain = chain(size);
         let bytes = chain.seal_next().bytes().to_vec();
         let ring = chain.ring();
-        println!("{name}: {} bytes, {} per 1,000 intervals", bytes.len(), bytes.len() * 1000 / size.intervals());
+        println!(
+            "{name}: {} bytes, {} per 1,000 intervals",
+            bytes.len(),
+            bytes.len() * 1000 / size.intervals()
+        );
         group.throughput(Throughput::Elements(size.intervals() as u64));
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
             bencher.iter_batched(
                 || bytes.clone(),
-                |bytes| SealedSegment::parse(bytes).and_then(|read| read.verify(&ring)).expect("it verifies"),
+                |bytes| {
+                    SealedSegment::parse(bytes)
+                        .and_then(|read| read.verify(&ring))
+                        .expect("it verifies")
+                },
                 BatchSize::SmallInput,
             );
         });

@@ -69,7 +69,9 @@ impl Chain {
     /// A stream of `node` that begins at `from` and seals every `seal_seconds`.
     #[must_use]
     pub fn new(node: NodeId, from: Timestamp, seal_seconds: u64, size: Size) -> Self {
-        let seed = *tallystick_common::codec::encode(&node).first_chunk().unwrap_or(&[7; 8]);
+        let seed = *tallystick_common::codec::encode(&node)
+            .first_chunk()
+            .unwrap_or(&[7; 8]);
         let mut key_seed = [0x5a; 32];
         key_seed[..16].copy_from_slice(node.as_bytes());
         Self {
@@ -111,12 +113,16 @@ impl Chain {
     pub fn seal_next(&mut self) -> SealedSegment {
         let from = self.through;
         let covered_through = from.saturating_add(Micros(self.seal_us));
-        let blocks = (0..self.size.workloads).map(|workload| self.block(workload, from)).collect();
+        let blocks = (0..self.size.workloads)
+            .map(|workload| self.block(workload, from))
+            .collect();
         let draft = HeaderDraft {
             node: self.node,
             stream: self.stream,
             seq: self.next,
-            previous: self.head.map_or(Previous::Opens { after: None }, Previous::Follows),
+            previous: self
+                .head
+                .map_or(Previous::Opens { after: None }, Previous::Follows),
             from,
             covered_through,
             boot: BootId(self.node.0),
@@ -126,7 +132,8 @@ impl Chain {
         };
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.draw().to_le_bytes());
-        let sealed = seal::seal(draft, blocks, seed, &self.key).expect("a fixture's segment is sound");
+        let sealed =
+            seal::seal(draft, blocks, seed, &self.key).expect("a fixture's segment is sound");
         self.next = self.next.next();
         self.head = Some(sealed.hash());
         self.through = covered_through;
@@ -134,8 +141,15 @@ impl Chain {
     }
 
     fn block(&mut self, workload: usize, from: Timestamp) -> Block {
-        let name = if workload == 0 { "host".to_owned() } else { format!("cgroup/customer-{workload:04}.slice") };
-        let mut block = Block::new(WorkloadName::new(name).expect("the name is one"), Vec::new());
+        let name = if workload == 0 {
+            "host".to_owned()
+        } else {
+            format!("cgroup/customer-{workload:04}.slice")
+        };
+        let mut block = Block::new(
+            WorkloadName::new(name).expect("the name is one"),
+            Vec::new(),
+        );
         let step_us = self.seal_us / self.size.steps as u64;
         for (place, &meter) in METERS.iter().take(self.size.meters).enumerate() {
             let register = workload * self.size.meters + place;
@@ -146,7 +160,13 @@ impl Chain {
                     let end = start.saturating_add(Micros(step_us));
                     let quantity = u128::from(self.draw() % 10_000_000);
                     let measured = Micros(step_us);
-                    let interval = Interval { start, end, quantity, quality: Quality::Exact, measured };
+                    let interval = Interval {
+                        start,
+                        end,
+                        quantity,
+                        quality: Quality::Exact,
+                        measured,
+                    };
                     start = end;
                     interval
                 })
@@ -164,7 +184,9 @@ impl Chain {
             block.push(&run).expect("registers rise and intervals tile");
             self.readings[register] = intervals
                 .iter()
-                .try_fold(opening, |reading, interval| reading.advance(meter.kind(), interval.quantity))
+                .try_fold(opening, |reading, interval| {
+                    reading.advance(meter.kind(), interval.quantity)
+                })
                 .expect("128 bits hold it")
                 .0;
         }

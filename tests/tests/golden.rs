@@ -8,7 +8,9 @@
 use std::path::PathBuf;
 
 use tallystick_common::codec;
-use tallystick_common::ids::{BootId, Hash, NodeId, RegisterId, Seq, StoreEpoch, StreamId, WorkloadName};
+use tallystick_common::ids::{
+    BootId, Hash, NodeId, RegisterId, Seq, StoreEpoch, StreamId, WorkloadName,
+};
 use tallystick_common::keys::{EnrolmentRecord, KeyRing, ReceiptKeyCertificate, SecretKey, Signed};
 use tallystick_common::meter::Meter;
 use tallystick_common::reading::{Cause, Gap, Interval, Quality, Reading};
@@ -19,8 +21,8 @@ use tallystick_common::segment::{
 };
 use tallystick_common::time::{Micros, Timestamp};
 use tallystick_common::wire::{
-    EnrollRequest, Enrolled, FrameDecoder, Hello, JoinToken, Message, Position, RefusalReason, Refused,
-    Versions, Welcome,
+    EnrollRequest, Enrolled, FrameDecoder, Hello, JoinToken, Message, Position, RefusalReason,
+    Refused, Versions, Welcome,
 };
 
 fn node_key() -> SecretKey {
@@ -51,7 +53,13 @@ fn at(seconds: u64) -> Timestamp {
 fn exact(start: u64, end: u64, quantity: u128) -> Interval {
     let (start, end) = (at(start), at(end));
     let measured = Micros(end.since(start).0 + 12);
-    Interval { start, end, quantity, quality: Quality::Exact, measured }
+    Interval {
+        start,
+        end,
+        quantity,
+        quality: Quality::Exact,
+        measured,
+    }
 }
 
 fn host_block() -> Block {
@@ -59,8 +67,18 @@ fn host_block() -> Block {
     let cpu = [exact(30, 60, 1_234_567), exact(60, 90, 0)];
     let memory = [exact(30, 60, 96_636_764_160), exact(60, 90, 96_636_764_161)];
     for (register, meter, basis, intervals) in [
-        (0, Meter::CPU_TIME, Basis::FirstSeen { raw: 987_654_321 }, cpu),
-        (1, Meter::MEMORY_USAGE, Basis::FirstSeen { raw: 3_221_225_472 }, memory),
+        (
+            0,
+            Meter::CPU_TIME,
+            Basis::FirstSeen { raw: 987_654_321 },
+            cpu,
+        ),
+        (
+            1,
+            Meter::MEMORY_USAGE,
+            Basis::FirstSeen { raw: 3_221_225_472 },
+            memory,
+        ),
     ] {
         let draft = RunDraft {
             register: RegisterId(register),
@@ -90,8 +108,22 @@ fn workload_block() -> Block {
         ..exact(60, 75, 0)
     };
     for (register, opened, closed, opening, start, intervals) in [
-        (2, Some(Basis::Birth), None, 0, at(30), vec![exact(30, 90, 300)]),
-        (7, None, Some(CloseReason::Vanished), u128::from(u64::MAX) + 1, at(0), vec![late, lost]),
+        (
+            2,
+            Some(Basis::Birth),
+            None,
+            0,
+            at(30),
+            vec![exact(30, 90, 300)],
+        ),
+        (
+            7,
+            None,
+            Some(CloseReason::Vanished),
+            u128::from(u64::MAX) + 1,
+            at(0),
+            vec![late, lost],
+        ),
     ] {
         let draft = RunDraft {
             register: RegisterId(register),
@@ -113,16 +145,30 @@ fn segment() -> SealedSegment {
         stream: stream(),
         seq: Seq(0),
         previous: Previous::Opens {
-            after: Some(StreamPosition { stream: StreamId([0xb1; 16]), seq: Seq(300), hash: Hash([0xc3; 32]) }),
+            after: Some(StreamPosition {
+                stream: StreamId([0xb1; 16]),
+                seq: Seq(300),
+                hash: Hash([0xc3; 32]),
+            }),
         },
         from: at(0),
         covered_through: at(90),
         boot: BootId([0xd4; 16]),
         config: Hash([0xe5; 32]),
         purpose: Purpose::Readings,
-        gaps: vec![Gap { from: at(0), to: at(30), cause: Cause::NodeDown }],
+        gaps: vec![Gap {
+            from: at(0),
+            to: at(30),
+            cause: Cause::NodeDown,
+        }],
     };
-    seal::seal(draft, vec![host_block(), workload_block()], [0x5e; 32], &node_key()).unwrap()
+    seal::seal(
+        draft,
+        vec![host_block(), workload_block()],
+        [0x5e; 32],
+        &node_key(),
+    )
+    .unwrap()
 }
 
 fn next_segment() -> SealedSegment {
@@ -166,17 +212,32 @@ fn record() -> Signed<EnrolmentRecord> {
 }
 
 fn receipt_key_certificate() -> Signed<ReceiptKeyCertificate> {
-    Signed::new(&ReceiptKeyCertificate { key: receipt_key().public(), from: at(0) }, &ca_key())
+    Signed::new(
+        &ReceiptKeyCertificate {
+            key: receipt_key().public(),
+            from: at(0),
+        },
+        &ca_key(),
+    )
 }
 
 fn messages() -> Vec<(&'static str, Message)> {
-    let position = Position { next: Seq(2), head: Some(next_segment().hash()) };
-    let proof = node_key().sign(EnrollRequest::PROOF_DOMAIN, &EnrollRequest::possession(&[7; 16], b"request"));
+    let position = Position {
+        next: Seq(2),
+        head: Some(next_segment().hash()),
+    };
+    let proof = node_key().sign(
+        EnrollRequest::PROOF_DOMAIN,
+        &EnrollRequest::possession(&[7; 16], b"request"),
+    );
     vec![
         (
             "hello",
             Message::Hello(Hello {
-                versions: Versions { oldest: 1, newest: 1 },
+                versions: Versions {
+                    oldest: 1,
+                    newest: 1,
+                },
                 software: "tallystick-agent 0.1.0".to_owned(),
                 node: node(),
                 stream: stream(),
@@ -189,7 +250,10 @@ fn messages() -> Vec<(&'static str, Message)> {
             Message::Welcome(Welcome {
                 version: 1,
                 server_time: at(152),
-                position: Position { next: Seq(0), head: None },
+                position: Position {
+                    next: Seq(0),
+                    head: None,
+                },
                 epoch: StoreEpoch([0xf6; 16]),
                 window: 256,
                 receipt_keys: vec![receipt_key_certificate()],
@@ -208,7 +272,10 @@ fn messages() -> Vec<(&'static str, Message)> {
         (
             "enroll",
             Message::Enroll(EnrollRequest {
-                versions: Versions { oldest: 1, newest: 1 },
+                versions: Versions {
+                    oldest: 1,
+                    newest: 1,
+                },
                 token_id: [7; 16],
                 secret: [8; 32],
                 name: "edge-1".to_owned(),
@@ -233,28 +300,50 @@ fn messages() -> Vec<(&'static str, Message)> {
 
 /// The bytes in `golden/NAME.hex`, after comparing them with `made`.
 fn golden(name: &str, made: &[u8]) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(format!("{name}.hex"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(format!("{name}.hex"));
     let text = data_encoding::HEXLOWER.encode(made);
-    let lines: Vec<&str> = text.as_bytes().chunks(96).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(96)
+        .map(|line| std::str::from_utf8(line).unwrap())
+        .collect();
     if std::env::var("TALLYSTICK_GOLDEN").as_deref() == Ok("write") && !path.exists() {
         std::fs::write(&path, lines.join("\n") + "\n").unwrap();
     }
-    let kept = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}; TALLYSTICK_GOLDEN=write makes new files", path.display()));
-    assert_eq!(kept.lines().collect::<Vec<_>>(), lines, "the bytes of {name} have changed");
-    data_encoding::HEXLOWER.decode(kept.replace('\n', "").as_bytes()).unwrap()
+    let kept = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}; TALLYSTICK_GOLDEN=write makes new files",
+            path.display()
+        )
+    });
+    assert_eq!(
+        kept.lines().collect::<Vec<_>>(),
+        lines,
+        "the bytes of {name} have changed"
+    );
+    data_encoding::HEXLOWER
+        .decode(kept.replace('\n', "").as_bytes())
+        .unwrap()
 }
 
 #[test]
 fn sealed_segments_keep_their_bytes() {
     let ring = KeyRing::new(node(), node_key().public());
-    for (name, made) in [("segment-1", segment()), ("segment-1-rotation", next_segment())] {
+    for (name, made) in [
+        ("segment-1", segment()),
+        ("segment-1-rotation", next_segment()),
+    ] {
         let kept = golden(name, made.bytes());
         let verified = SealedSegment::parse(kept).unwrap().verify(&ring).unwrap();
         assert_eq!(verified.hash(), made.hash());
         assert_eq!(verified.header(), made.header());
     }
-    let kept = SealedSegment::parse(golden("segment-1", segment().bytes())).unwrap().verify(&ring).unwrap();
+    let kept = SealedSegment::parse(golden("segment-1", segment().bytes()))
+        .unwrap()
+        .verify(&ring)
+        .unwrap();
     assert_eq!(kept.blocks(), [workload_block(), host_block()]);
 }
 
@@ -262,7 +351,8 @@ fn sealed_segments_keep_their_bytes() {
 fn a_proof_of_one_block_keeps_its_bytes() {
     let ring = KeyRing::new(node(), node_key().public());
     let made = segment().prove(1).unwrap();
-    let kept: seal::BlockProof = codec::decode(&golden("block-proof-1", &codec::encode(&made))).unwrap();
+    let kept: seal::BlockProof =
+        codec::decode(&golden("block-proof-1", &codec::encode(&made))).unwrap();
     let (_, block, hash) = kept.verify(&ring).unwrap();
     assert_eq!((block, hash), (host_block(), segment().hash()));
 }
@@ -270,13 +360,22 @@ fn a_proof_of_one_block_keeps_its_bytes() {
 #[test]
 fn signed_statements_keep_their_bytes() {
     let kept = golden("receipt", &receipt().to_bytes());
-    let read = Signed::<Receipt>::from_bytes(&kept).unwrap().verify(&receipt_key().public()).unwrap();
+    let read = Signed::<Receipt>::from_bytes(&kept)
+        .unwrap()
+        .verify(&receipt_key().public())
+        .unwrap();
     assert_eq!(read.hash, next_segment().hash());
     let kept = golden("enrolment-record", &record().to_bytes());
-    let read = Signed::<EnrolmentRecord>::from_bytes(&kept).unwrap().verify(&ca_key().public()).unwrap();
+    let read = Signed::<EnrolmentRecord>::from_bytes(&kept)
+        .unwrap()
+        .verify(&ca_key().public())
+        .unwrap();
     assert_eq!(read.name, "edge-1");
     let kept = golden("receipt-key", &receipt_key_certificate().to_bytes());
-    let read = Signed::<ReceiptKeyCertificate>::from_bytes(&kept).unwrap().verify(&ca_key().public()).unwrap();
+    let read = Signed::<ReceiptKeyCertificate>::from_bytes(&kept)
+        .unwrap()
+        .verify(&ca_key().public())
+        .unwrap();
     assert_eq!(read.key, receipt_key().public());
 }
 

@@ -12,7 +12,11 @@ use tallystick_common::wire::Message;
 use tallystick_tests::fixture::{Chain, Size};
 use tallystick_tests::process::binary;
 
-const SIZE: Size = Size { workloads: 3, meters: 4, steps: 2 };
+const SIZE: Size = Size {
+    workloads: 3,
+    meters: 4,
+    steps: 2,
+};
 
 fn receipt_key() -> SecretKey {
     SecretKey::from_seed(&[9; 32])
@@ -39,7 +43,10 @@ fn chain() -> (Chain, Vec<SealedSegment>) {
 }
 
 fn frames<'a>(segments: impl IntoIterator<Item = &'a SealedSegment>) -> Vec<u8> {
-    segments.into_iter().flat_map(|sealed| Message::Segment(sealed.bytes().to_vec()).to_frame()).collect()
+    segments
+        .into_iter()
+        .flat_map(|sealed| Message::Segment(sealed.bytes().to_vec()).to_frame())
+        .collect()
 }
 
 fn verify(folder: &Path, bytes: &[u8], chain: &Chain) -> (Output, serde_json::Value) {
@@ -47,8 +54,17 @@ fn verify(folder: &Path, bytes: &[u8], chain: &Chain) -> (Output, serde_json::Va
     std::fs::write(&file, bytes).unwrap();
     let output = Command::new(binary("tallystick-verify"))
         .arg(&file)
-        .args(["--node", &chain.node.to_string(), "--trust", &chain.key.public().to_string()])
-        .args(["--receipt-key", &receipt_key().public().to_string(), "--json"])
+        .args([
+            "--node",
+            &chain.node.to_string(),
+            "--trust",
+            &chain.key.public().to_string(),
+        ])
+        .args([
+            "--receipt-key",
+            &receipt_key().public().to_string(),
+            "--json",
+        ])
         .output()
         .unwrap();
     let answer = serde_json::from_slice(&output.stdout).unwrap_or(serde_json::Value::Null);
@@ -67,8 +83,12 @@ fn a_sound_stream_stands_and_its_registers_add_up() {
     assert_eq!(report["segments"], 5);
     assert_eq!(report["receipted"], 3);
     assert_eq!(report["head"], segments[4].hash().to_string());
-    let closing: Vec<String> =
-        report["registers"].as_array().unwrap().iter().map(|r| r["closing"].as_str().unwrap().to_owned()).collect();
+    let closing: Vec<String> = report["registers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["closing"].as_str().unwrap().to_owned())
+        .collect();
     let expected: Vec<String> = chain.readings().iter().map(u128::to_string).collect();
     assert_eq!(closing, expected);
 }
@@ -95,14 +115,23 @@ fn the_first_difference_is_named() {
         let (output, answer) = verify(folder.path(), bytes, &chain);
         assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
         let error = answer["error"].as_str().unwrap_or_default();
-        assert!(error.contains(said) || name == "flipped bit", "{name}: {error}");
+        assert!(
+            error.contains(said) || name == "flipped bit",
+            "{name}: {error}"
+        );
     }
 }
 
 #[test]
 fn a_call_that_cannot_be_used_is_told_apart_from_a_difference() {
     let output = Command::new(binary("tallystick-verify"))
-        .args(["/nonexistent", "--node", &NodeId([1; 16]).to_string(), "--trust", &"00".repeat(32)])
+        .args([
+            "/nonexistent",
+            "--node",
+            &NodeId([1; 16]).to_string(),
+            "--trust",
+            &"00".repeat(32),
+        ])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));

@@ -72,11 +72,18 @@ fn window(bytes: &[u8], at: usize) -> Option<&[u8; WINDOW]> {
 }
 
 fn common_prefix(left: &[u8], right: &[u8]) -> usize {
-    left.iter().zip(right).take_while(|(left, right)| left == right).count()
+    left.iter()
+        .zip(right)
+        .take_while(|(left, right)| left == right)
+        .count()
 }
 
 fn common_suffix(left: &[u8], right: &[u8]) -> usize {
-    left.iter().rev().zip(right.iter().rev()).take_while(|(left, right)| left == right).count()
+    left.iter()
+        .rev()
+        .zip(right.iter().rev())
+        .take_while(|(left, right)| left == right)
+        .count()
 }
 
 fn insert(steps: &mut Vec<u8>, fresh: &[u8]) {
@@ -129,7 +136,12 @@ mod tests {
         };
         let (before, after) = (state(0), state(123_456));
         let steps = encode(&before, &after);
-        assert!(steps.len() < before.len() / 2, "{} of {}", steps.len(), before.len());
+        assert!(
+            steps.len() < before.len() / 2,
+            "{} of {}",
+            steps.len(),
+            before.len()
+        );
         assert_eq!(decode(&before, &steps, after.len()), Some(after));
     }
 

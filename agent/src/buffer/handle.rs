@@ -21,7 +21,10 @@ impl Handle {
     #[must_use]
     pub fn new(buffer: Buffer) -> Self {
         let heads = buffer.heads();
-        Self { buffer: Arc::new(Mutex::new(buffer)), heads }
+        Self {
+            buffer: Arc::new(Mutex::new(buffer)),
+            heads,
+        }
     }
 
     /// The buffer itself, for as long as the guard lives; blocks. A panic elsewhere does not close

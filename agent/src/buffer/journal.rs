@@ -63,7 +63,13 @@ impl Journal {
     ) -> Result<Self, BufferError> {
         durable::create_private_dir(dir).map_err(BufferError::io("create", dir))?;
         let (file, bytes) = create_file(dir, number, next_record, checkpoint)?;
-        let files = BTreeMap::from([(number, FileFacts { bytes, ..FileFacts::default() })]);
+        let files = BTreeMap::from([(
+            number,
+            FileFacts {
+                bytes,
+                ..FileFacts::default()
+            },
+        )]);
         let next_record = next_record + 1;
         Ok(Self {
             dir: dir.to_owned(),
@@ -84,12 +90,28 @@ impl Journal {
             .files
             .iter()
             .map(|(number, file)| {
-                (*number, FileFacts { bytes: file.whole_bytes, places: file.places.clone() })
+                (
+                    *number,
+                    FileFacts {
+                        bytes: file.whole_bytes,
+                        places: file.places.clone(),
+                    },
+                )
             })
             .collect();
-        let tail = if scan.torn_tail().is_some() { Tail::Unfinished } else { Tail::Clean };
-        let mut journal =
-            Self { dir: dir.to_owned(), file, current, next_record: scan.next_record, files, tail };
+        let tail = if scan.torn_tail().is_some() {
+            Tail::Unfinished
+        } else {
+            Tail::Clean
+        };
+        let mut journal = Self {
+            dir: dir.to_owned(),
+            file,
+            current,
+            next_record: scan.next_record,
+            files,
+            tail,
+        };
         journal.cut_unfinished()?;
         // What is read back counts as sealed, so it has to be on the disk, not only in the cache.
         journal.sync()?;
@@ -105,7 +127,9 @@ impl Journal {
         record: &Record,
         durability: Durability,
     ) -> Result<(), BufferError> {
-        let frame = record.frame(self.next_record).ok_or(BufferError::TooLarge)?;
+        let frame = record
+            .frame(self.next_record)
+            .ok_or(BufferError::TooLarge)?;
         self.cut_unfinished()?;
         let at = self.bytes_in_current();
         if let Err(error) = self.file.write_all_at(&frame, at) {
@@ -138,7 +162,13 @@ impl Journal {
         self.current = number;
         self.next_record += 1;
         self.tail = Tail::Clean;
-        self.files.insert(number, FileFacts { bytes, ..FileFacts::default() });
+        self.files.insert(
+            number,
+            FileFacts {
+                bytes,
+                ..FileFacts::default()
+            },
+        );
         failpoint!("agent.journal.rotated");
         Ok(())
     }
@@ -168,8 +198,12 @@ impl Journal {
 
     /// Moves every file but the current one to `to`, which is created.
     pub(super) fn move_elders(&mut self, to: &Path) -> Result<(), BufferError> {
-        let elders: Vec<u64> =
-            self.files.keys().copied().filter(|number| *number != self.current).collect();
+        let elders: Vec<u64> = self
+            .files
+            .keys()
+            .copied()
+            .filter(|number| *number != self.current)
+            .collect();
         move_files(&self.dir, &elders, to)?;
         self.files.retain(|number, _| *number == self.current);
         Ok(())
@@ -250,13 +284,19 @@ fn create_file(
     checkpoint: Checkpoint,
 ) -> Result<(File, u64), BufferError> {
     let path = file_path(dir, number);
-    let frame = Record::Checkpoint(checkpoint).frame(next_record).ok_or(BufferError::TooLarge)?;
+    let frame = Record::Checkpoint(checkpoint)
+        .frame(next_record)
+        .ok_or(BufferError::TooLarge)?;
     durable::replace_file(&path, &frame).map_err(BufferError::io("create", &path))?;
     Ok((open_file(&path)?, frame.len() as u64))
 }
 
 fn open_file(path: &Path) -> Result<File, BufferError> {
-    OpenOptions::new().read(true).write(true).open(path).map_err(BufferError::io("open", path))
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(BufferError::io("open", path))
 }
 
 fn read_frame(path: &Path, at: u64) -> io::Result<Vec<u8>> {
@@ -277,8 +317,15 @@ mod tests {
     use super::*;
 
     fn journal(dir: &Path) -> Journal {
-        let life = Life { generation: 0, stream: StreamId([1; 16]), predecessor: None };
-        let checkpoint = Checkpoint { mark: Mark::beginning(life), state: None };
+        let life = Life {
+            generation: 0,
+            stream: StreamId([1; 16]),
+            predecessor: None,
+        };
+        let checkpoint = Checkpoint {
+            mark: Mark::beginning(life),
+            state: None,
+        };
         Journal::begin(dir, 1, 0, checkpoint).unwrap()
     }
 
@@ -286,15 +333,25 @@ mod tests {
     fn a_record_that_could_not_be_written_leaves_the_journal_whole() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = journal(folder.path());
-        journal.append(&Record::Offered(Seq(1)), Durability::Now).unwrap();
+        journal
+            .append(&Record::Offered(Seq(1)), Durability::Now)
+            .unwrap();
         let path = file_path(folder.path(), 1);
         let whole = fs::read(&path).unwrap();
         let writable = std::mem::replace(&mut journal.file, File::open(&path).unwrap());
-        assert!(journal.append(&Record::Offered(Seq(2)), Durability::Now).is_err());
+        assert!(
+            journal
+                .append(&Record::Offered(Seq(2)), Durability::Now)
+                .is_err()
+        );
         // What a write cut short by a full disk leaves.
-        writable.write_all_at(b"half a record", whole.len() as u64).unwrap();
+        writable
+            .write_all_at(b"half a record", whole.len() as u64)
+            .unwrap();
         journal.file = writable;
-        journal.append(&Record::Offered(Seq(3)), Durability::Now).unwrap();
+        journal
+            .append(&Record::Offered(Seq(3)), Durability::Now)
+            .unwrap();
         assert_eq!(fs::read(&path).unwrap()[..whole.len()], whole);
         let scan = scan(folder.path()).unwrap();
         assert!(!scan.is_damaged() && scan.torn_tail().is_none());

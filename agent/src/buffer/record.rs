@@ -49,7 +49,12 @@ pub(super) struct Mark {
 impl Mark {
     /// A stream in which nothing was sealed yet.
     pub(super) fn beginning(life: Life) -> Self {
-        Self { life, head: Head::BEGINNING, offered: None, receipt: None }
+        Self {
+            life,
+            head: Head::BEGINNING,
+            offered: None,
+            receipt: None,
+        }
     }
 
     /// The first segment without a receipt, and the hash of the one before it.
@@ -121,7 +126,11 @@ impl StateTrack {
             Some((base, base_crc)) if self.deltas < FULL_EVERY => {
                 let steps = delta::encode(base, state);
                 if steps.len() + 16 < state.len() {
-                    StateForm::Delta { base_crc: *base_crc, steps, crc: crc32fast::hash(state) }
+                    StateForm::Delta {
+                        base_crc: *base_crc,
+                        steps,
+                        crc: crc32fast::hash(state),
+                    }
                 } else {
                     full()
                 }
@@ -139,7 +148,11 @@ impl StateTrack {
                 self.deltas = 0;
                 self.current = Some((state.at, bytes.clone()));
             }
-            StateForm::Delta { base_crc, steps, crc } => {
+            StateForm::Delta {
+                base_crc,
+                steps,
+                crc,
+            } => {
                 let Some((base, _)) = self.base.as_ref().filter(|(_, known)| known == base_crc)
                 else {
                     return;
@@ -157,12 +170,18 @@ impl StateTrack {
     /// A full copy of the open registers when the next segment is `at`, if they are known.
     pub(super) fn full_at(&self, at: Seq) -> Option<StateAt> {
         let bytes = self.at(at)?.to_vec();
-        Some(StateAt { at, form: StateForm::Full(bytes) })
+        Some(StateAt {
+            at,
+            form: StateForm::Full(bytes),
+        })
     }
 
     /// The open registers when the next segment is `at`, if they are known.
     pub(super) fn at(&self, at: Seq) -> Option<&[u8]> {
-        self.current.as_ref().filter(|(held, _)| *held == at).map(|(_, bytes)| bytes.as_slice())
+        self.current
+            .as_ref()
+            .filter(|(held, _)| *held == at)
+            .map(|(_, bytes)| bytes.as_slice())
     }
 }
 
@@ -198,7 +217,9 @@ impl Record {
             Self::State(body) => put(body, &mut frame),
         }
         let length = frame.len() - HEAD_BYTES;
-        let length = u32::try_from(length).ok().filter(|_| length <= MAX_BODY_BYTES)?;
+        let length = u32::try_from(length)
+            .ok()
+            .filter(|_| length <= MAX_BODY_BYTES)?;
         let body_crc = crc32fast::hash(&frame[HEAD_BYTES..]);
         frame[0..4].copy_from_slice(&MAGIC);
         frame[4..8].copy_from_slice(&[self.kind(), VERSION, 0, 0]);
@@ -238,7 +259,11 @@ pub(super) fn take<T: Decode<()>>(bytes: &[u8]) -> Option<T> {
 #[derive(Debug)]
 pub(super) enum Found {
     /// A whole record, and how many bytes it takes.
-    Whole { record: Box<Record>, number: u64, bytes: usize },
+    Whole {
+        record: Box<Record>,
+        number: u64,
+        bytes: usize,
+    },
     /// A whole record of a version or kind that this program does not know.
     Newer { kind: u8, version: u8 },
     /// No whole record begins here.
@@ -247,7 +272,9 @@ pub(super) enum Found {
 
 /// Reads what begins at the start of `bytes`.
 pub(super) fn read(bytes: &[u8]) -> Found {
-    let Some(frame) = whole_frame(bytes) else { return Found::Bad };
+    let Some(frame) = whole_frame(bytes) else {
+        return Found::Bad;
+    };
     let (kind, version) = (frame[4], frame[5]);
     if version != VERSION || !(1..=5).contains(&kind) {
         return Found::Newer { kind, version };
@@ -255,7 +282,11 @@ pub(super) fn read(bytes: &[u8]) -> Found {
     match Record::decode(kind, &frame[HEAD_BYTES..]) {
         Some(record) => {
             let record = Box::new(record);
-            Found::Whole { record, number: number(frame), bytes: frame.len() }
+            Found::Whole {
+                record,
+                number: number(frame),
+                bytes: frame.len(),
+            }
         }
         None => Found::Bad,
     }
@@ -277,16 +308,21 @@ fn whole_frame(bytes: &[u8]) -> Option<&[u8]> {
     if head[0..4] != MAGIC || crc32fast::hash(&head[..24]) != word(&head[24..]) {
         return None;
     }
-    let length =
-        usize::try_from(word(&head[8..])).ok().filter(|length| *length <= MAX_BODY_BYTES)?;
+    let length = usize::try_from(word(&head[8..]))
+        .ok()
+        .filter(|length| *length <= MAX_BODY_BYTES)?;
     let frame = bytes.get(..HEAD_BYTES + length)?;
     (crc32fast::hash(&frame[HEAD_BYTES..]) == word(&head[20..])).then_some(frame)
 }
 
 fn word(bytes: &[u8]) -> u32 {
-    bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    bytes
+        .first_chunk()
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 fn number(frame: &[u8]) -> u64 {
-    frame[12..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    frame[12..]
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }

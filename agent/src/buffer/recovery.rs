@@ -84,7 +84,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TornTail { bytes } => {
-                write!(f, "the last journal record was not finished; cut off {bytes} bytes")
+                write!(
+                    f,
+                    "the last journal record was not finished; cut off {bytes} bytes"
+                )
             }
             Self::JournalDamaged { kept_in } => {
                 write!(
@@ -102,7 +105,11 @@ impl fmt::Display for Report {
                 kept_in.display()
             ),
             Self::StoreUnusable { why } => write!(f, "the journal works without the store: {why}"),
-            Self::StreamEnded { stream, lost_from, kept_in } => write!(
+            Self::StreamEnded {
+                stream,
+                lost_from,
+                kept_in,
+            } => write!(
                 f,
                 "stream {stream} could not go on (lost from segment {lost_from}); what is left is kept in {}, a new stream began",
                 kept_in.display()
@@ -134,7 +141,9 @@ pub struct Peek {
 /// When the files cannot be read.
 pub fn peek(dir: &Path) -> Result<Option<Peek>, BufferError> {
     let scan = scan::scan(&dir.join("journal"))?;
-    let Some(mark) = scan.mark else { return Ok(None) };
+    let Some(mark) = scan.mark else {
+        return Ok(None);
+    };
     let (first, _) = mark.first_unreceipted();
     Ok(Some(Peek {
         stream: mark.life.stream,
@@ -154,7 +163,11 @@ pub(super) fn open(
     fresh: StreamId,
 ) -> Result<(Buffer, Recovered), BufferError> {
     durable::create_private_dir(dir).map_err(BufferError::io("create", dir))?;
-    let mut opening = Opening { dir, settings, reports: Vec::new() };
+    let mut opening = Opening {
+        dir,
+        settings,
+        reports: Vec::new(),
+    };
     let scan = scan::scan(&dir.join("journal"))?;
     opening.put_away_ended(&scan)?;
     let store = opening.readable_store();
@@ -173,7 +186,18 @@ pub(super) fn open(
     };
     let (heads, _) = watch::channel(mark.head);
     let dir = dir.to_owned();
-    Ok((Buffer { dir, settings, mark, state, journal, store, heads }, recovered))
+    Ok((
+        Buffer {
+            dir,
+            settings,
+            mark,
+            state,
+            journal,
+            store,
+            heads,
+        },
+        recovered,
+    ))
 }
 
 struct Opening<'a> {
@@ -212,7 +236,10 @@ impl Opening<'_> {
 
     fn set_aside(&mut self, error: &StoreError) {
         let kept_in = set_aside(self.dir);
-        self.reports.push(Report::StoreSetAside { why: error.to_string(), kept_in });
+        self.reports.push(Report::StoreSetAside {
+            why: error.to_string(),
+            kept_in,
+        });
     }
 
     /// The journal to go on with, how far the stream is, and the open registers.
@@ -224,7 +251,14 @@ impl Opening<'_> {
     ) -> Result<(Journal, Mark, StateTrack), BufferError> {
         let by_store = store.map(|(_, mark)| mark);
         let Some(union) = Union::of(scan, by_store, |seq| store?.0.facts(seq)) else {
-            return self.begin(scan, Life { generation: 0, stream: fresh, predecessor: None });
+            return self.begin(
+                scan,
+                Life {
+                    generation: 0,
+                    stream: fresh,
+                    predecessor: None,
+                },
+            );
         };
         let state = union.state(&scan.state, || store?.0.state().ok());
         let Some(state) = state.filter(|_| union.lost_from.is_none()) else {
@@ -232,7 +266,9 @@ impl Opening<'_> {
         };
         if union.journal_is_whole && !scan.is_damaged() {
             if let Some((_, whole, bytes)) = scan.torn_tail() {
-                self.reports.push(Report::TornTail { bytes: bytes - whole });
+                self.reports.push(Report::TornTail {
+                    bytes: bytes - whole,
+                });
             }
             let journal = Journal::resume(&self.journal_dir(), scan)?;
             return Ok((journal, union.mark, state));
@@ -246,9 +282,16 @@ impl Opening<'_> {
         life: Life,
     ) -> Result<(Journal, Mark, StateTrack), BufferError> {
         let mark = Mark::beginning(life);
-        let checkpoint = Checkpoint { mark: mark.clone(), state: None };
-        let journal =
-            Journal::begin(&self.journal_dir(), scan.last_file + 1, scan.next_record, checkpoint)?;
+        let checkpoint = Checkpoint {
+            mark: mark.clone(),
+            state: None,
+        };
+        let journal = Journal::begin(
+            &self.journal_dir(),
+            scan.last_file + 1,
+            scan.next_record,
+            checkpoint,
+        )?;
         self.put_away_damaged(scan)?;
         Ok((journal, mark, StateTrack::default()))
     }
@@ -278,14 +321,21 @@ impl Opening<'_> {
             predecessor: union.last_position().or(old.predecessor),
         };
         let mark = Mark::beginning(life);
-        let checkpoint = Checkpoint { mark: mark.clone(), state: None };
+        let checkpoint = Checkpoint {
+            mark: mark.clone(),
+            state: None,
+        };
         let dir = self.journal_dir();
         let journal = Journal::begin(&dir, scan.last_file + 1, scan.next_record, checkpoint)?;
         let kept_in = free_name(&self.dir.join("ended"), &old.stream.to_string());
         let files: Vec<u64> = scan.files.keys().copied().collect();
         move_files(&dir, &files, &kept_in)?;
         let lost_from = union.lost_from.unwrap_or(union.mark.head.next);
-        self.reports.push(Report::StreamEnded { stream: old.stream, lost_from, kept_in });
+        self.reports.push(Report::StreamEnded {
+            stream: old.stream,
+            lost_from,
+            kept_in,
+        });
         Ok((journal, mark, StateTrack::default()))
     }
 
@@ -298,16 +348,31 @@ impl Opening<'_> {
         state: &StateTrack,
     ) -> Result<(Journal, Mark, StateTrack), BufferError> {
         let dir = self.journal_dir();
-        let old = (!scan.files.is_empty()).then(|| Journal::resume(&dir, scan)).transpose()?;
+        let old = (!scan.files.is_empty())
+            .then(|| Journal::resume(&dir, scan))
+            .transpose()?;
         let full = state.full_at(union.mark.head.next);
-        let mut mark = Mark { head: union.base, ..union.mark.clone() };
-        let checkpoint = |mark: &Mark| Checkpoint { mark: mark.clone(), state: full.clone() };
-        let mut journal =
-            Journal::begin(&dir, scan.last_file + 1, scan.next_record, checkpoint(&mark))?;
+        let mut mark = Mark {
+            head: union.base,
+            ..union.mark.clone()
+        };
+        let checkpoint = |mark: &Mark| Checkpoint {
+            mark: mark.clone(),
+            state: full.clone(),
+        };
+        let mut journal = Journal::begin(
+            &dir,
+            scan.last_file + 1,
+            scan.next_record,
+            checkpoint(&mark),
+        )?;
         for facts in &union.chain {
             let segment = segment_of_either(old.as_ref(), store, facts)?;
             mark.head = facts.head_after();
-            let record = Record::Sealed(SealedRecord { segment, state: None });
+            let record = Record::Sealed(SealedRecord {
+                segment,
+                state: None,
+            });
             journal.append(&record, Durability::Later)?;
             if journal.wants_new_file(self.settings.rotate_bytes) {
                 journal.sync()?;
@@ -338,7 +403,9 @@ impl Opening<'_> {
         filled
             .and_then(|store| store.set_mark(mark, full.as_ref()).map(|()| store))
             .inspect_err(|error| {
-                self.reports.push(Report::StoreUnusable { why: error.to_string() });
+                self.reports.push(Report::StoreUnusable {
+                    why: error.to_string(),
+                });
             })
             .ok()
     }
@@ -373,9 +440,11 @@ fn fill(
             let next = known.head.next;
             let last = known.head.last();
             let expected = match last {
-                Some(last) if last >= first && next <= mark.head.next => {
-                    journal.segment(last).ok().flatten().map(|segment| segment.hash)
-                }
+                Some(last) if last >= first && next <= mark.head.next => journal
+                    .segment(last)
+                    .ok()
+                    .flatten()
+                    .map(|segment| segment.hash),
                 Some(last) if last.next() == first => Some(before_first),
                 _ => None,
             };
@@ -388,7 +457,14 @@ fn fill(
     for seq in (from.0..mark.head.next.0).map(Seq) {
         if let Ok(Some(segment)) = journal.segment(seq) {
             let head = Facts::from(&segment).head_after();
-            store.insert(&segment, &Mark { head, ..mark.clone() }, None)?;
+            store.insert(
+                &segment,
+                &Mark {
+                    head,
+                    ..mark.clone()
+                },
+                None,
+            )?;
         }
     }
     Ok(store)
@@ -399,7 +475,10 @@ fn segment_of_either(
     store: Option<&Store>,
     facts: &Facts,
 ) -> Result<StoredSegment, BufferError> {
-    let journaled = journal.map(|journal| journal.segment(facts.seq)).transpose()?.flatten();
+    let journaled = journal
+        .map(|journal| journal.segment(facts.seq))
+        .transpose()?
+        .flatten();
     journaled
         .filter(|segment| segment.hash == facts.hash)
         .or_else(|| store?.segment(facts.seq).ok().flatten())
@@ -421,11 +500,18 @@ fn set_aside(dir: &Path) -> PathBuf {
 }
 
 fn forget_old_stores(quarantine: &Path) {
-    let Ok(entries) = fs::read_dir(quarantine) else { return };
+    let Ok(entries) = fs::read_dir(quarantine) else {
+        return;
+    };
     let mut stores: Vec<(u64, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| {
-            let number = entry.file_name().to_str()?.strip_prefix("store-")?.parse().ok()?;
+            let number = entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("store-")?
+                .parse()
+                .ok()?;
             Some((number, entry.path()))
         })
         .collect();
@@ -438,9 +524,19 @@ fn forget_old_stores(quarantine: &Path) {
 
 /// `parent/what-N` with the first N above all that are there.
 fn free_name(parent: &Path, what: &str) -> PathBuf {
-    let taken = fs::read_dir(parent).into_iter().flatten().flatten().filter_map(|entry| {
-        entry.file_name().to_str()?.strip_prefix(what)?.strip_prefix('-')?.parse::<u64>().ok()
-    });
+    let taken = fs::read_dir(parent)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_prefix(what)?
+                .strip_prefix('-')?
+                .parse::<u64>()
+                .ok()
+        });
     let number = taken.max().map_or(1, |number| number + 1);
     parent.join(format!("{what}-{number}"))
 }
@@ -482,10 +578,15 @@ impl Union {
         let mut journal_is_whole = journal.is_some_and(|known| known.head == mark.head);
         for seq in (first.0..mark.head.next.0).map(Seq) {
             let follows = |facts: &Facts| facts.previous == hash;
-            let journaled = journal.and_then(|_| scan.segments.get(&seq)).copied().filter(follows);
+            let journaled = journal
+                .and_then(|_| scan.segments.get(&seq))
+                .copied()
+                .filter(follows);
             journal_is_whole &= journaled.is_some();
             let stored = || store.and_then(|_| store_facts(seq)).filter(follows);
-            let Some(facts) = journaled.or_else(stored) else { break };
+            let Some(facts) = journaled.or_else(stored) else {
+                break;
+            };
             hash = facts.hash;
             chain.push(facts);
         }
@@ -493,10 +594,21 @@ impl Union {
         let lost_from = (reached < mark.head.next.0).then_some(Seq(reached));
         let base = match chain.is_empty() {
             true => mark.head,
-            false => Head { next: first, hash: before_first, ..Head::BEGINNING },
+            false => Head {
+                next: first,
+                hash: before_first,
+                ..Head::BEGINNING
+            },
         };
         let journal_in_force = journal.is_some();
-        Some(Self { mark, base, chain, lost_from, journal_is_whole, journal_in_force })
+        Some(Self {
+            mark,
+            base,
+            chain,
+            lost_from,
+            journal_is_whole,
+            journal_in_force,
+        })
     }
 
     /// The open registers at the head, by whichever of the two has them.
@@ -533,7 +645,9 @@ fn merged(journal: Option<&Mark>, store: Option<&Mark>) -> Option<Mark> {
         mark.head = store.head;
     }
     if let Some(receipt) = &store.receipt {
-        super::raise(&mut mark.receipt, receipt.clone(), |receipt| receipt.through);
+        super::raise(&mut mark.receipt, receipt.clone(), |receipt| {
+            receipt.through
+        });
     }
     if let Some(offered) = store.offered {
         super::raise(&mut mark.offered, offered, |through| *through);

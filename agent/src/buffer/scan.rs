@@ -27,14 +27,29 @@ pub(super) struct Facts {
 impl Facts {
     /// The head of a stream that ends in this segment.
     pub(super) fn head_after(&self) -> Head {
-        Head { next: self.seq.next(), hash: self.hash, covered_through: self.covered_through }
+        Head {
+            next: self.seq.next(),
+            hash: self.hash,
+            covered_through: self.covered_through,
+        }
     }
 }
 
 impl From<&StoredSegment> for Facts {
     fn from(segment: &StoredSegment) -> Self {
-        let StoredSegment { seq, previous, hash, covered_through, .. } = *segment;
-        Self { seq, previous, hash, covered_through }
+        let StoredSegment {
+            seq,
+            previous,
+            hash,
+            covered_through,
+            ..
+        } = *segment;
+        Self {
+            seq,
+            previous,
+            hash,
+            covered_through,
+        }
     }
 }
 
@@ -93,7 +108,11 @@ impl Scan {
             Record::Sealed(sealed) => {
                 let facts = Facts::from(&sealed.segment);
                 self.segments.insert(facts.seq, facts);
-                self.files.entry(number).or_default().places.push((facts.seq, at));
+                self.files
+                    .entry(number)
+                    .or_default()
+                    .places
+                    .push((facts.seq, at));
                 self.raise_head(facts.head_after());
                 if let Some(state) = &sealed.state {
                     self.state.note(state);
@@ -127,7 +146,8 @@ impl Scan {
             }
             _ => {
                 let current = self.files.split_off(&number);
-                self.ended.extend(std::mem::replace(&mut self.files, current).into_keys());
+                self.ended
+                    .extend(std::mem::replace(&mut self.files, current).into_keys());
                 self.segments.clear();
                 self.mark = Some(mark);
             }
@@ -135,7 +155,11 @@ impl Scan {
     }
 
     fn raise_head(&mut self, head: Head) {
-        if let Some(mark) = self.mark.as_mut().filter(|mark| mark.head.next <= head.next) {
+        if let Some(mark) = self
+            .mark
+            .as_mut()
+            .filter(|mark| mark.head.next <= head.next)
+        {
             mark.head = head;
         }
     }
@@ -148,7 +172,13 @@ pub(super) fn scan(dir: &Path) -> Result<Scan, BufferError> {
         scan.last_file = number;
         let path = file_path(dir, number);
         let bytes = fs::read(&path).map_err(BufferError::io("read", &path))?;
-        scan.files.insert(number, ScannedFile { bytes: bytes.len() as u64, ..Default::default() });
+        scan.files.insert(
+            number,
+            ScannedFile {
+                bytes: bytes.len() as u64,
+                ..Default::default()
+            },
+        );
         scan_file(&mut scan, number, &bytes).map_err(|(kind, version)| BufferError::Newer {
             path,
             kind,
@@ -163,7 +193,11 @@ fn scan_file(scan: &mut Scan, number: u64, bytes: &[u8]) -> Result<(), (u8, u8)>
     let mut damaged = Vec::new();
     while at < bytes.len() {
         match record::read(&bytes[at..]) {
-            Found::Whole { record, number: record_number, bytes } => {
+            Found::Whole {
+                record,
+                number: record_number,
+                bytes,
+            } => {
                 scan.note(number, at as u64, *record);
                 scan.next_record = scan.next_record.max(record_number + 1);
                 at += bytes;
@@ -194,7 +228,14 @@ pub(super) fn numbers(dir: &Path) -> Result<Vec<u64>, BufferError> {
     };
     let mut numbers: Vec<u64> = entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok())
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_suffix(".log")?
+                .parse()
+                .ok()
+        })
         .collect();
     numbers.sort_unstable();
     Ok(numbers)

@@ -70,7 +70,12 @@ impl Store {
                     .map_err(StoreError::from)
             });
             match opened {
-                Ok(db) => return Ok(Self { db, path: path.to_owned() }),
+                Ok(db) => {
+                    return Ok(Self {
+                        db,
+                        path: path.to_owned(),
+                    });
+                }
                 Err(error) if is_locked(&error) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -143,7 +148,10 @@ impl Store {
 
     /// What the chain needs to know of the segment at `seq`.
     pub(super) fn facts(&self, seq: Seq) -> Option<Facts> {
-        self.segment(seq).ok().flatten().map(|segment| Facts::from(&segment))
+        self.segment(seq)
+            .ok()
+            .flatten()
+            .map(|segment| Facts::from(&segment))
     }
 
     /// The first segment that is here.
@@ -151,7 +159,9 @@ impl Store {
         guard(|| {
             let first = self.db.scan_prefix(b"s").keys().next().transpose()?;
             Ok(first.and_then(|key| {
-                key.get(1..9)?.first_chunk().map(|seq| Seq(u64::from_be_bytes(*seq)))
+                key.get(1..9)?
+                    .first_chunk()
+                    .map(|seq| Seq(u64::from_be_bytes(*seq)))
             }))
         })
     }
@@ -164,7 +174,9 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         };
-        sync("db").and_then(|()| sync("blobs")).map_err(StoreError::Sync)?;
+        sync("db")
+            .and_then(|()| sync("blobs"))
+            .map_err(StoreError::Sync)?;
         durable::sync_dir(&self.path).map_err(StoreError::Sync)
     }
 
@@ -173,7 +185,9 @@ impl Store {
     }
 
     fn read<T: Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
-        let Some(first) = self.piece(key, 0)? else { return Ok(None) };
+        let Some(first) = self.piece(key, 0)? else {
+            return Ok(None);
+        };
         let (length, crc) = value_head(&first).ok_or_else(|| damaged(key))?;
         let mut value = first[HEAD_BYTES..].to_vec();
         let mut piece = 0u16;
@@ -195,7 +209,12 @@ impl Store {
 fn put_mark(batch: &mut Batch, mark: &Mark, state: Option<&StateAt>) {
     put(batch, b"m", mark);
     match state {
-        Some(state @ StateAt { form: StateForm::Full(_), .. }) => {
+        Some(
+            state @ StateAt {
+                form: StateForm::Full(_),
+                ..
+            },
+        ) => {
             put(batch, b"f", state);
             batch.remove(piece_key(b"d", 0));
         }
@@ -220,7 +239,11 @@ fn put<T: Encode>(batch: &mut Batch, key: &[u8], body: &T) {
 
 fn value_head(first: &[u8]) -> Option<(usize, u32)> {
     let head: &[u8; HEAD_BYTES] = first.first_chunk()?;
-    let word = |at: usize| head[at..].first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+    let word = |at: usize| {
+        head[at..]
+            .first_chunk()
+            .map(|bytes| u32::from_be_bytes(*bytes))
+    };
     let length = usize::try_from(word(1)?).ok()?;
     (head[0] == VERSION).then_some((length, word(5)?))
 }
@@ -234,7 +257,9 @@ fn piece_key(key: &[u8], piece: u16) -> Vec<u8> {
 }
 
 fn damaged(key: &[u8]) -> StoreError {
-    StoreError::Damaged { key: data_encoding::HEXLOWER.encode(key) }
+    StoreError::Damaged {
+        key: data_encoding::HEXLOWER.encode(key),
+    }
 }
 
 fn is_locked(error: &StoreError) -> bool {
@@ -248,6 +273,8 @@ fn guard<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(StoreError::Panicked(text.unwrap_or_else(|| "for no stated reason".to_owned())))
+        Err(StoreError::Panicked(
+            text.unwrap_or_else(|| "for no stated reason".to_owned()),
+        ))
     })
 }

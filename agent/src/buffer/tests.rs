@@ -26,7 +26,13 @@ fn segment(seq: u64) -> StoredSegment {
         previous: seq.checked_sub(1).map_or(Hash::ZERO, hash),
         hash: hash(seq),
         covered_through: Timestamp::from_seconds(1_000 + seq).unwrap(),
-        bytes: hash(seq).as_bytes().iter().copied().cycle().take(length).collect(),
+        bytes: hash(seq)
+            .as_bytes()
+            .iter()
+            .copied()
+            .cycle()
+            .take(length)
+            .collect(),
     }
 }
 
@@ -37,11 +43,19 @@ fn state(seq: u64) -> Vec<u8> {
 }
 
 fn receipt(seq: u64) -> ReceiptMark {
-    ReceiptMark { through: Seq(seq), hash: hash(seq), bytes: vec![9; 100] }
+    ReceiptMark {
+        through: Seq(seq),
+        hash: hash(seq),
+        bytes: vec![9; 100],
+    }
 }
 
 fn small_files() -> Settings {
-    Settings { rotate_bytes: 20_000, keep_receipted: 2, ..Settings::default() }
+    Settings {
+        rotate_bytes: 20_000,
+        keep_receipted: 2,
+        ..Settings::default()
+    }
 }
 
 fn open(dir: &Path) -> (Buffer, Recovered) {
@@ -62,7 +76,9 @@ fn assert_holds(buffer: &mut Buffer, recovered: &Recovered, first: u64, end: u64
     let expected = end.checked_sub(1).map(state);
     assert!(recovered.state == expected, "other registers after {end}");
     assert_eq!(recovered.stream, STREAM);
-    let held = buffer.segments_from(Seq(first), usize::MAX, usize::MAX).unwrap();
+    let held = buffer
+        .segments_from(Seq(first), usize::MAX, usize::MAX)
+        .unwrap();
     assert_eq!(held, (first..end).map(segment).collect::<Vec<_>>());
 }
 
@@ -103,7 +119,10 @@ fn a_segment_that_does_not_follow_is_refused() {
         let error = buffer.append(segment(wrong), b"").unwrap_err();
         assert!(matches!(error, BufferError::NotNext { .. }), "{error}");
     }
-    let forged = StoredSegment { previous: hash(77), ..segment(3) };
+    let forged = StoredSegment {
+        previous: hash(77),
+        ..segment(3)
+    };
     assert!(buffer.append(forged, b"").is_err());
     buffer.append(segment(3), b"").unwrap();
 }
@@ -113,11 +132,17 @@ fn a_receipt_frees_the_disk_and_nothing_else_does() {
     let folder = tempfile::tempdir().unwrap();
     let mut buffer = filled(folder.path(), 60);
     let before = buffer.journal.bytes();
-    assert!(matches!(buffer.receipt(receipt(49)).unwrap(), ReceiptOutcome::Advanced(50)));
+    assert!(matches!(
+        buffer.receipt(receipt(49)).unwrap(),
+        ReceiptOutcome::Advanced(50)
+    ));
     assert!(buffer.journal.bytes() < before / 2);
     assert_eq!(buffer.receipt(receipt(10)).unwrap(), ReceiptOutcome::Known);
     assert_eq!(buffer.oldest_held(), Seq(48), "two receipted ones are kept");
-    assert!(matches!(buffer.segments_from(Seq(3), 1, 1).unwrap_err(), BufferError::Gone(Seq(3))));
+    assert!(matches!(
+        buffer.segments_from(Seq(3), 1, 1).unwrap_err(),
+        BufferError::Gone(Seq(3))
+    ));
     drop(buffer);
     let (mut buffer, recovered) = open(folder.path());
     assert_eq!(recovered.last_receipt, Some(receipt(49)));
@@ -128,10 +153,22 @@ fn a_receipt_frees_the_disk_and_nothing_else_does() {
 fn a_receipt_for_something_else_removes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut buffer = filled(folder.path(), 5);
-    let foreign = ReceiptMark { hash: hash(99), ..receipt(2) };
-    assert!(matches!(buffer.receipt(foreign), Err(BufferError::ForeignReceipt { .. })));
-    assert!(matches!(buffer.receipt(receipt(5)), Err(BufferError::ForeignReceipt { .. })));
-    assert_eq!(buffer.segments_from(Seq(0), 9, usize::MAX).unwrap().len(), 5);
+    let foreign = ReceiptMark {
+        hash: hash(99),
+        ..receipt(2)
+    };
+    assert!(matches!(
+        buffer.receipt(foreign),
+        Err(BufferError::ForeignReceipt { .. })
+    ));
+    assert!(matches!(
+        buffer.receipt(receipt(5)),
+        Err(BufferError::ForeignReceipt { .. })
+    ));
+    assert_eq!(
+        buffer.segments_from(Seq(0), 9, usize::MAX).unwrap().len(),
+        5
+    );
 }
 
 #[test]
@@ -157,7 +194,11 @@ fn a_torn_last_record_is_cut_off_wherever_it_was_torn() {
         // What is in the journal decides; a new sled for every byte would take minutes.
         let scan = scan::scan(&crashed.path().join("journal")).unwrap();
         assert!(!scan.is_damaged());
-        assert_eq!(scan.torn_tail().is_some(), length != journal.len(), "{length}");
+        assert_eq!(
+            scan.torn_tail().is_some(),
+            length != journal.len(),
+            "{length}"
+        );
         let resumed = Journal::resume(&crashed.path().join("journal"), &scan).unwrap();
         assert_eq!(resumed.bytes(), whole);
         assert_eq!(fs::read(last_file(crashed.path())).unwrap(), journal);
@@ -181,7 +222,11 @@ fn sled_ahead_of_a_torn_journal_saves_the_last_segment() {
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let (mut buffer, recovered) = open(folder.path());
     assert_holds(&mut buffer, &recovered, 0, 30);
-    assert!(recovered.reports.contains(&Report::JournalRebuilt { segments: 30 }));
+    assert!(
+        recovered
+            .reports
+            .contains(&Report::JournalRebuilt { segments: 30 })
+    );
     drop(buffer);
     fs::remove_dir_all(folder.path().join("store")).unwrap();
     let (mut buffer, recovered) = open(folder.path());
@@ -264,7 +309,10 @@ fn garbage_in_the_place_of_sled_is_set_aside() {
     for garbage in [b"garbage".as_slice(), &[0; 100_000], &[0xff; 5_000]] {
         let folder = tempfile::tempdir().unwrap();
         drop(filled(folder.path(), 25));
-        for entry in fs::read_dir(folder.path().join("store")).unwrap().map(Result::unwrap) {
+        for entry in fs::read_dir(folder.path().join("store"))
+            .unwrap()
+            .map(Result::unwrap)
+        {
             if entry.path().is_file() {
                 fs::write(entry.path(), garbage).unwrap();
             }
@@ -312,7 +360,10 @@ fn what_is_lost_in_both_ends_the_stream_and_a_new_one_names_it() {
     let path = last_file(folder.path());
     let mut bytes = fs::read(&path).unwrap();
     let needle = &segment(6).bytes[..64];
-    let at = bytes.windows(64).rposition(|window| window == needle).unwrap();
+    let at = bytes
+        .windows(64)
+        .rposition(|window| window == needle)
+        .unwrap();
     bytes[at] ^= 1;
     fs::write(&path, &bytes).unwrap();
 
@@ -320,13 +371,26 @@ fn what_is_lost_in_both_ends_the_stream_and_a_new_one_names_it() {
     assert_eq!(recovered.stream, FRESH);
     assert_eq!(recovered.head, Head::BEGINNING);
     assert_eq!(recovered.state, None);
-    let after = StreamPosition { stream: STREAM, seq: Seq(5), hash: hash(5) };
+    let after = StreamPosition {
+        stream: STREAM,
+        seq: Seq(5),
+        hash: hash(5),
+    };
     assert_eq!(recovered.predecessor, Some(after));
-    let [Report::StreamEnded { lost_from, kept_in, .. }] = &recovered.reports[..] else {
+    let [
+        Report::StreamEnded {
+            lost_from, kept_in, ..
+        },
+    ] = &recovered.reports[..]
+    else {
         panic!("{:?}", recovered.reports)
     };
     assert_eq!(*lost_from, Seq(6));
-    assert_eq!(fs::read(scan::file_path(kept_in, 1)).unwrap(), bytes, "kept as it was found");
+    assert_eq!(
+        fs::read(scan::file_path(kept_in, 1)).unwrap(),
+        bytes,
+        "kept as it was found"
+    );
     buffer.append(segment(0), &state(0)).unwrap();
     drop(buffer);
     let (_, recovered) =
@@ -339,7 +403,14 @@ fn a_new_stream_keeps_what_was_not_receipted_of_the_old() {
     let folder = tempfile::tempdir().unwrap();
     let mut buffer = filled(folder.path(), 7);
     let after = buffer.position();
-    assert_eq!(after, Some(StreamPosition { stream: STREAM, seq: Seq(6), hash: hash(6) }));
+    assert_eq!(
+        after,
+        Some(StreamPosition {
+            stream: STREAM,
+            seq: Seq(6),
+            hash: hash(6)
+        })
+    );
     buffer.begin_stream(FRESH, after).unwrap();
     buffer.save_state(b"opened anew").unwrap();
     assert_eq!(buffer.head(), Head::BEGINNING);
@@ -364,7 +435,10 @@ fn a_journal_of_a_newer_version_is_left_alone() {
     frame[24..28].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &frame).unwrap();
     let error = Buffer::open(folder.path(), small_files(), FRESH).unwrap_err();
-    assert!(matches!(error, BufferError::Newer { version: 9, .. }), "{error}");
+    assert!(
+        matches!(error, BufferError::Newer { version: 9, .. }),
+        "{error}"
+    );
     assert_eq!(fs::read(&path).unwrap(), frame);
 }
 
@@ -372,8 +446,11 @@ fn a_journal_of_a_newer_version_is_left_alone() {
 fn most_states_are_journaled_as_small_differences() {
     let folder = tempfile::tempdir().unwrap();
     let (mut buffer, _) = Buffer::open(folder.path(), Settings::default(), STREAM).unwrap();
-    let state =
-        |seq: u64| -> Vec<u8> { (0..1000u64).flat_map(|n| (n * 7 + seq).to_be_bytes()).collect() };
+    let state = |seq: u64| -> Vec<u8> {
+        (0..1000u64)
+            .flat_map(|n| (n * 7 + seq).to_be_bytes())
+            .collect()
+    };
     let same = |seq: u64| {
         let mut same = state(0);
         same[100] = seq.to_le_bytes()[0];
@@ -384,7 +461,10 @@ fn most_states_are_journaled_as_small_differences() {
     }
     let segments: usize = (0..200).map(|seq| segment(seq).bytes.len()).sum();
     let journaled = usize::try_from(buffer.journal.bytes()).unwrap();
-    assert!(journaled < segments + 200 * 300, "{journaled} for {segments}");
+    assert!(
+        journaled < segments + 200 * 300,
+        "{journaled} for {segments}"
+    );
     drop(buffer);
     let (_, recovered) = open(folder.path());
     assert_eq!(recovered.state, Some(same(199)));
@@ -442,7 +522,8 @@ fn play(ops: Vec<Op>) {
         let live = buffer.as_mut().unwrap();
         match op {
             Op::Append => {
-                live.append(segment(model.next), &state(model.next)).unwrap();
+                live.append(segment(model.next), &state(model.next))
+                    .unwrap();
                 model.next += 1;
             }
             Op::Receipt(back) if back < model.next => {
@@ -455,8 +536,12 @@ fn play(ops: Vec<Op>) {
             Op::Offer => live.offered(Seq(model.next)).unwrap(),
             Op::NewStream => {
                 let streams = model.streams + 1;
-                live.begin_stream(StreamId([100 + streams; 16]), live.position()).unwrap();
-                model = Model { streams, ..Model::default() };
+                live.begin_stream(StreamId([100 + streams; 16]), live.position())
+                    .unwrap();
+                model = Model {
+                    streams,
+                    ..Model::default()
+                };
             }
             Op::Reopen => drop(buffer.take()),
             Op::ReopenWithoutStore => {
@@ -474,12 +559,18 @@ fn play(ops: Vec<Op>) {
         let mut buffer_now = buffer.take().unwrap_or_else(|| {
             let (buffer, recovered) = open(folder.path());
             let registers = model.next.checked_sub(1).map(state);
-            assert!(recovered.state == registers, "registers after {}", model.next);
+            assert!(
+                recovered.state == registers,
+                "registers after {}",
+                model.next
+            );
             buffer
         });
         assert_eq!(buffer_now.head().next, Seq(model.next));
         assert_eq!(buffer_now.stats().unreceipted, model.next - model.receipted);
-        let held = buffer_now.segments_from(Seq(model.receipted), usize::MAX, usize::MAX).unwrap();
+        let held = buffer_now
+            .segments_from(Seq(model.receipted), usize::MAX, usize::MAX)
+            .unwrap();
         let expected: Vec<_> = (model.receipted..model.next).map(segment).collect();
         assert_eq!(held, expected);
         buffer = Some(buffer_now);
@@ -503,6 +594,9 @@ fn a_batch_ends_at_its_limits_with_at_least_one_segment() {
     assert_eq!(buffer.segments_from(Seq(2), 100, 1).unwrap().len(), 1);
     let two = sizes[&2] + 1;
     assert_eq!(buffer.segments_from(Seq(2), 100, two).unwrap().len(), 2);
-    assert_eq!(buffer.segments_from(Seq(2), 3, usize::MAX).unwrap().len(), 3);
+    assert_eq!(
+        buffer.segments_from(Seq(2), 3, usize::MAX).unwrap().len(),
+        3
+    );
     assert_eq!(buffer.segments_from(Seq(10), 3, usize::MAX).unwrap(), []);
 }

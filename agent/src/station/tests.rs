@@ -33,12 +33,25 @@ fn station(dir: &Path, stream: u8) -> Station {
     let (buffer, recovered) =
         Buffer::open(dir, BufferSettings::default(), StreamId([stream; 16])).unwrap();
     assert_eq!(recovered.reports, []);
-    Station::new(NODE, key(), settings(), Handle::new(buffer), recovered.state.as_deref()).unwrap()
+    Station::new(
+        NODE,
+        key(),
+        settings(),
+        Handle::new(buffer),
+        recovered.state.as_deref(),
+    )
+    .unwrap()
 }
 
 /// `cpu.time` of the host and `workloads` cgroups, each growing at its own pace.
 fn sample(second: u64, workloads: u64) -> Sample {
-    let cgroup = |n: u64| (format!("cgroup/unit-{n}.service"), n, second * 1_000 * (n + 1));
+    let cgroup = |n: u64| {
+        (
+            format!("cgroup/unit-{n}.service"),
+            n,
+            second * 1_000 * (n + 1),
+        )
+    };
     let all: u64 = (0..workloads).map(|n| cgroup(n).2).sum();
     let host = ("host".to_owned(), 0, all + second * 500);
     let sources = std::iter::once(host).chain((0..workloads).map(cgroup));
@@ -53,7 +66,11 @@ fn sample(second: u64, workloads: u64) -> Sample {
             .map(|(name, incarnation, raw)| SourceReading {
                 workload: WorkloadName::new(name).unwrap(),
                 meter: Meter::CPU_TIME,
-                identity: Identity { boot: BOOT, domain: "cgroup2".to_owned(), incarnation },
+                identity: Identity {
+                    boot: BOOT,
+                    domain: "cgroup2".to_owned(),
+                    incarnation,
+                },
                 raw: Raw::Counter(u128::from(raw)),
             })
             .collect(),
@@ -74,11 +91,19 @@ fn meter(station: &mut Station, seconds: std::ops::Range<u64>, workloads: u64) {
 
 fn verified(station: &Station) -> Vec<VerifiedSegment> {
     let ring = KeyRing::new(NODE, key().public());
-    let segments =
-        station.buffer().lock().segments_from(Seq::FIRST, usize::MAX, usize::MAX).unwrap();
+    let segments = station
+        .buffer()
+        .lock()
+        .segments_from(Seq::FIRST, usize::MAX, usize::MAX)
+        .unwrap();
     segments
         .into_iter()
-        .map(|segment| SealedSegment::parse(segment.bytes).unwrap().verify(&ring).unwrap())
+        .map(|segment| {
+            SealedSegment::parse(segment.bytes)
+                .unwrap()
+                .verify(&ring)
+                .unwrap()
+        })
         .collect()
 }
 
@@ -102,7 +127,10 @@ fn every_segment_chains_and_the_sum_is_what_the_kernel_counted() {
         assert_eq!(pair[1].header().previous, Previous::Follows(pair[0].hash()));
         assert_eq!(pair[1].header().from, pair[0].header().covered_through);
     }
-    assert_eq!(sealed_usage(&segments, "cgroup/unit-2.service"), 3_600 * 3_000);
+    assert_eq!(
+        sealed_usage(&segments, "cgroup/unit-2.service"),
+        3_600 * 3_000
+    );
     assert_eq!(sealed_usage(&segments, "host/other"), 3_600 * 500);
 }
 
@@ -116,10 +144,23 @@ fn registers_go_on_after_a_crash_and_nothing_is_counted_twice_or_lost() {
     let mut second = station(folder.path(), 2);
     meter(&mut second, 180..601, 2);
     let segments = verified(&second);
-    assert!(segments.iter().all(|segment| segment.header().stream == StreamId([1; 16])));
-    assert_eq!(sealed_usage(&segments, "cgroup/unit-1.service"), 600 * 2_000);
-    let rising = second.accrual().registers().filter(|view| view.workload.is_host());
-    assert_eq!(rising.map(|view| view.reading.0).collect::<Vec<_>>(), [600 * 3_500]);
+    assert!(
+        segments
+            .iter()
+            .all(|segment| segment.header().stream == StreamId([1; 16]))
+    );
+    assert_eq!(
+        sealed_usage(&segments, "cgroup/unit-1.service"),
+        600 * 2_000
+    );
+    let rising = second
+        .accrual()
+        .registers()
+        .filter(|view| view.workload.is_host());
+    assert_eq!(
+        rising.map(|view| view.reading.0).collect::<Vec<_>>(),
+        [600 * 3_500]
+    );
 }
 
 #[test]
@@ -133,10 +174,19 @@ fn a_new_stream_names_the_old_and_carries_no_reading() {
     let segments = verified(&station);
     let opening = segments[0].header();
     assert_eq!(opening.previous, Previous::Opens { after: old });
-    assert_eq!((opening.stream, opening.seq), (StreamId([2; 16]), Seq::FIRST));
-    assert_eq!(opening.from, Timestamp::from_seconds(BEGIN_S + 300).unwrap());
+    assert_eq!(
+        (opening.stream, opening.seq),
+        (StreamId([2; 16]), Seq::FIRST)
+    );
+    assert_eq!(
+        opening.from,
+        Timestamp::from_seconds(BEGIN_S + 300).unwrap()
+    );
     assert_eq!(opening.gaps.len(), 1);
-    assert_eq!(sealed_usage(&segments, "cgroup/unit-1.service"), 290 * 2_000);
+    assert_eq!(
+        sealed_usage(&segments, "cgroup/unit-1.service"),
+        290 * 2_000
+    );
 }
 
 #[test]
@@ -148,11 +198,17 @@ fn a_segment_that_the_disk_refused_is_given_again_before_the_next() {
     station.observe(&sample(120, 1));
     let draft = station.accrual.seal().unwrap().unwrap();
     let state = codec::encode(&station.accrual.checkpoint());
-    station.pending = Some(Pending { segment: station.sealed(draft, [4; 32]).unwrap(), state });
+    station.pending = Some(Pending {
+        segment: station.sealed(draft, [4; 32]).unwrap(),
+        state,
+    });
     meter(&mut station, 130..241, 1);
     let segments = verified(&station);
     assert_eq!(segments.len(), 4, "the pending one and the two after it");
-    assert_eq!(sealed_usage(&segments, "cgroup/unit-0.service"), 240 * 1_000);
+    assert_eq!(
+        sealed_usage(&segments, "cgroup/unit-0.service"),
+        240 * 1_000
+    );
 }
 
 #[test]
@@ -167,7 +223,11 @@ fn hours_without_a_reconciler_are_buffered_and_drain() {
         let batch = buffer.segments_from(next, 64, 1 << 20).unwrap();
         let last = batch.last().unwrap();
         next = last.seq.next();
-        let receipt = ReceiptMark { through: last.seq, hash: last.hash, bytes: Vec::new() };
+        let receipt = ReceiptMark {
+            through: last.seq,
+            hash: last.hash,
+            bytes: Vec::new(),
+        };
         buffer.receipt(receipt).unwrap();
     }
     assert_eq!(buffer.stats().unreceipted, 0);

@@ -25,11 +25,22 @@ struct Part {
 
 impl Part {
     fn new(register: u64, opening: u128, start: u64, end: u64) -> Self {
-        Self { register, workload: "host", opened: false, closed: false, opening, start, ends: vec![end] }
+        Self {
+            register,
+            workload: "host",
+            opened: false,
+            closed: false,
+            opening,
+            start,
+            ends: vec![end],
+        }
     }
 
     fn opened(self) -> Self {
-        Self { opened: true, ..self }
+        Self {
+            opened: true,
+            ..self
+        }
     }
 }
 
@@ -43,8 +54,13 @@ fn block(parts: &[&Part]) -> Block {
             .iter()
             .map(|&end| {
                 let measured = Micros(end - start);
-                let interval =
-                    Interval { start: at(start), end: at(end), quantity: 5, quality: Quality::Exact, measured };
+                let interval = Interval {
+                    start: at(start),
+                    end: at(end),
+                    quantity: 5,
+                    quality: Quality::Exact,
+                    measured,
+                };
                 start = end;
                 interval
             })
@@ -69,13 +85,20 @@ fn segment(state: &StreamState, from: u64, through: u64, parts: &[Part]) -> Veri
     let mut names: Vec<&str> = parts.iter().map(|part| part.workload).collect();
     names.sort_unstable();
     names.dedup();
-    let of = |name: &&str| parts.iter().filter(|part| part.workload == *name).collect::<Vec<_>>();
+    let of = |name: &&str| {
+        parts
+            .iter()
+            .filter(|part| part.workload == *name)
+            .collect::<Vec<_>>()
+    };
     let blocks = names.iter().map(|name| block(&of(name))).collect();
     let draft = HeaderDraft {
         node: NodeId([1; 16]),
         stream: state.stream,
         seq: state.next,
-        previous: state.head.map_or(Previous::Opens { after: None }, Previous::Follows),
+        previous: state
+            .head
+            .map_or(Previous::Opens { after: None }, Previous::Follows),
         from: at(from),
         covered_through: at(through),
         boot: BootId::ZERO,
@@ -84,13 +107,24 @@ fn segment(state: &StreamState, from: u64, through: u64, parts: &[Part]) -> Veri
         gaps: vec![],
     };
     let ring = KeyRing::new(NodeId([1; 16]), key.public());
-    seal::seal(draft, blocks, [0; 32], &key).unwrap().verify(&ring).unwrap()
+    seal::seal(draft, blocks, [0; 32], &key)
+        .unwrap()
+        .verify(&ring)
+        .unwrap()
 }
 
 /// A stream with registers 0 and 1 of `host` open, each at 5, through 100.
 fn running() -> StreamState {
     let mut state = StreamState::new(StreamId([2; 16]));
-    let first = segment(&state, 0, 100, &[Part::new(0, 0, 0, 100).opened(), Part::new(1, 0, 0, 100).opened()]);
+    let first = segment(
+        &state,
+        0,
+        100,
+        &[
+            Part::new(0, 0, 0, 100).opened(),
+            Part::new(1, 0, 0, 100).opened(),
+        ],
+    );
     assert_eq!(state.link(&first), Link::Next);
     assert_eq!(state.check(&first), Ok(()));
     state.advance(&first);
@@ -100,8 +134,21 @@ fn running() -> StreamState {
 #[test]
 fn a_stream_goes_on_where_it_stood() {
     let mut state = running();
-    let closing = Part { closed: true, ends: vec![150], ..Part::new(1, 5, 100, 0) };
-    let next = segment(&state, 100, 200, &[Part::new(0, 5, 100, 200), closing, Part::new(2, 0, 170, 200).opened()]);
+    let closing = Part {
+        closed: true,
+        ends: vec![150],
+        ..Part::new(1, 5, 100, 0)
+    };
+    let next = segment(
+        &state,
+        100,
+        200,
+        &[
+            Part::new(0, 5, 100, 200),
+            closing,
+            Part::new(2, 0, 170, 200).opened(),
+        ],
+    );
     assert_eq!(state.check(&next), Ok(()));
     state.advance(&next);
     assert_eq!(state.open.keys().map(|id| id.0).collect::<Vec<_>>(), [0, 2]);
@@ -114,23 +161,57 @@ fn each_break_is_named() {
     let state = running();
     let both = |a, b| vec![a, b];
     let fine = || Part::new(1, 5, 100, 200);
-    let check = |from, parts: Vec<Part>| state.check(&segment(&state, from, 200, &parts)).unwrap_err();
-    assert!(matches!(check(99, both(Part::new(0, 5, 100, 200), fine())), Break::From { .. }));
+    let check = |from, parts: Vec<Part>| {
+        state
+            .check(&segment(&state, from, 200, &parts))
+            .unwrap_err()
+    };
+    assert!(matches!(
+        check(99, both(Part::new(0, 5, 100, 200), fine())),
+        Break::From { .. }
+    ));
     let jump = check(100, both(Part::new(0, 6, 100, 200), fine()));
-    assert!(matches!(jump, Break::Odometer(OdometerError::Jump { .. })), "{jump}");
+    assert!(
+        matches!(jump, Break::Odometer(OdometerError::Jump { .. })),
+        "{jump}"
+    );
     let hole = check(100, both(Part::new(0, 5, 101, 200), fine()));
-    assert!(matches!(hole, Break::Tiling(TilingError::Start { .. })), "{hole}");
+    assert!(
+        matches!(hole, Break::Tiling(TilingError::Start { .. })),
+        "{hole}"
+    );
     let early = check(100, both(Part::new(0, 5, 100, 199), fine()));
-    assert!(matches!(early, Break::Tiling(TilingError::End { .. })), "{early}");
+    assert!(
+        matches!(early, Break::Tiling(TilingError::End { .. })),
+        "{early}"
+    );
     assert_eq!(check(100, vec![fine()]), Break::Missing(1));
-    assert_eq!(check(100, both(fine(), Part::new(7, 5, 100, 200))), Break::NotOpen(RegisterId(7)));
+    assert_eq!(
+        check(100, both(fine(), Part::new(7, 5, 100, 200))),
+        Break::NotOpen(RegisterId(7))
+    );
     let reused = check(100, both(Part::new(0, 0, 100, 200).opened(), fine()));
     assert!(matches!(reused, Break::NotNew { .. }));
-    let moved = Part { workload: "cgroup/a", ..Part::new(0, 5, 100, 200) };
+    let moved = Part {
+        workload: "cgroup/a",
+        ..Part::new(0, 5, 100, 200)
+    };
     assert_eq!(check(100, both(moved, fine())), Break::Moved(RegisterId(0)));
-    let twice = Part { workload: "cgroup/a", ..Part::new(4, 0, 100, 200) }.opened();
-    let parts = vec![Part::new(0, 5, 100, 200), fine(), Part::new(4, 0, 100, 200).opened(), twice];
-    assert!(matches!(check(100, parts), Break::NotNew { .. }), "one number for two registers");
+    let twice = Part {
+        workload: "cgroup/a",
+        ..Part::new(4, 0, 100, 200)
+    }
+    .opened();
+    let parts = vec![
+        Part::new(0, 5, 100, 200),
+        fine(),
+        Part::new(4, 0, 100, 200).opened(),
+        twice,
+    ];
+    assert!(
+        matches!(check(100, parts), Break::NotNew { .. }),
+        "one number for two registers"
+    );
 }
 
 #[test]
@@ -138,8 +219,15 @@ fn exact_intervals_stop_at_quarter_hours() {
     let state = StreamState::new(StreamId([2; 16]));
     let end = 2 * QUARTER_HOUR_US;
     let across = segment(&state, 0, end, &[Part::new(0, 0, 0, end).opened()]);
-    assert!(matches!(state.check(&across), Err(Break::Tiling(TilingError::QuarterHour { .. }))));
-    let cut = Part { ends: vec![QUARTER_HOUR_US, end], ..Part::new(0, 0, 0, 0) }.opened();
+    assert!(matches!(
+        state.check(&across),
+        Err(Break::Tiling(TilingError::QuarterHour { .. }))
+    ));
+    let cut = Part {
+        ends: vec![QUARTER_HOUR_US, end],
+        ..Part::new(0, 0, 0, 0)
+    }
+    .opened();
     assert_eq!(state.check(&segment(&state, 0, end, &[cut])), Ok(()));
 }
 
@@ -149,18 +237,37 @@ fn links_tell_next_from_earlier_ahead_and_broken() {
     let start = StreamState::new(state.stream);
     let first = segment(&start, 0, 100, &[]);
     assert_eq!(state.link(&first), Link::Earlier);
-    let ahead = StreamState { next: Seq(5), ..state.clone() };
+    let ahead = StreamState {
+        next: Seq(5),
+        ..state.clone()
+    };
     assert_eq!(state.link(&segment(&ahead, 100, 200, &[])), Link::Ahead);
-    let elsewhere = StreamState { head: Some(Hash([9; 32])), ..state.clone() };
-    assert_eq!(state.link(&segment(&elsewhere, 100, 200, &[])), Link::Broken);
+    let elsewhere = StreamState {
+        head: Some(Hash([9; 32])),
+        ..state.clone()
+    };
+    assert_eq!(
+        state.link(&segment(&elsewhere, 100, 200, &[])),
+        Link::Broken
+    );
 }
 
 #[test]
 fn a_doubtful_segment_does_not_make_the_next_one_doubtful() {
     let mut state = running();
-    let doubtful = segment(&state, 100, 200, &[Part::new(0, 50, 100, 200), Part::new(1, 5, 100, 200)]);
+    let doubtful = segment(
+        &state,
+        100,
+        200,
+        &[Part::new(0, 50, 100, 200), Part::new(1, 5, 100, 200)],
+    );
     assert!(state.check(&doubtful).is_err());
     state.advance(&doubtful);
-    let next = segment(&state, 200, 300, &[Part::new(0, 55, 200, 300), Part::new(1, 10, 200, 300)]);
+    let next = segment(
+        &state,
+        200,
+        300,
+        &[Part::new(0, 55, 200, 300), Part::new(1, 10, 200, 300)],
+    );
     assert_eq!(state.check(&next), Ok(()));
 }

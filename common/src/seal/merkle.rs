@@ -74,8 +74,11 @@ pub fn path(leaves: &[Hash], index: usize) -> Vec<Hash> {
     }
     let at = split(leaves.len());
     let (left, right) = leaves.split_at(at);
-    let (mut path, sibling) =
-        if index < at { (path(left, index), root(right)) } else { (path(right, index - at), root(left)) };
+    let (mut path, sibling) = if index < at {
+        (path(left, index), root(right))
+    } else {
+        (path(right, index - at), root(left))
+    };
     path.push(sibling);
     path
 }
@@ -95,7 +98,10 @@ pub fn root_from(leaf: Hash, index: usize, leaves: usize, path: &[Hash]) -> Opti
     if index < at {
         Some(node(&root_from(leaf, index, at, below)?, sibling))
     } else {
-        Some(node(sibling, &root_from(leaf, index - at, leaves - at, below)?))
+        Some(node(
+            sibling,
+            &root_from(leaf, index - at, leaves - at, below)?,
+        ))
     }
 }
 
@@ -113,7 +119,10 @@ mod tests {
                 assert_eq!(root_from(leaves[index], index, count, &path), Some(root));
                 let elsewhere = (index + 1) % count;
                 if elsewhere != index {
-                    assert_ne!(root_from(leaves[index], elsewhere, count, &path), Some(root));
+                    assert_ne!(
+                        root_from(leaves[index], elsewhere, count, &path),
+                        Some(root)
+                    );
                 }
             }
         }

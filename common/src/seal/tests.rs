@@ -34,7 +34,11 @@ fn draft() -> HeaderDraft {
         boot: BootId([3; 16]),
         config: Hash([4; 32]),
         purpose: Purpose::Readings,
-        gaps: vec![Gap { from: at(0), to: at(10), cause: Cause::NodeDown }],
+        gaps: vec![Gap {
+            from: at(0),
+            to: at(10),
+            cause: Cause::NodeDown,
+        }],
     }
 }
 
@@ -45,8 +49,13 @@ fn block(name: &str, quantities: &[u128]) -> Block {
         .iter()
         .map(|&quantity| {
             let end = start.saturating_add(Micros(SECOND_US));
-            let interval =
-                Interval { start, end, quantity, quality: Quality::Exact, measured: Micros(SECOND_US + 3) };
+            let interval = Interval {
+                start,
+                end,
+                quantity,
+                quality: Quality::Exact,
+                measured: Micros(SECOND_US + 3),
+            };
             start = end;
             interval
         })
@@ -68,7 +77,11 @@ fn block(name: &str, quantities: &[u128]) -> Block {
 }
 
 fn sealed() -> SealedSegment {
-    let blocks = vec![block("host", &[1, 2, 3]), block("cgroup/a", &[1, 300]), block("app/b", &[])];
+    let blocks = vec![
+        block("host", &[1, 2, 3]),
+        block("cgroup/a", &[1, 300]),
+        block("app/b", &[]),
+    ];
     seal(draft(), blocks, [9; 32], &key()).unwrap()
 }
 
@@ -79,7 +92,11 @@ fn what_is_sealed_is_what_is_verified() {
     assert_eq!(read.hash(), sealed.hash());
     let verified = read.verify(&ring()).unwrap();
     assert_eq!(verified.hash(), sealed.hash());
-    let names: Vec<&str> = verified.blocks().iter().map(|block| block.workload.as_str()).collect();
+    let names: Vec<&str> = verified
+        .blocks()
+        .iter()
+        .map(|block| block.workload.as_str())
+        .collect();
     assert_eq!(names, ["app/b", "cgroup/a", "host"]);
     assert_eq!(verified.blocks()[2], block("host", &[1, 2, 3]));
     assert_eq!(verified.interval_count(), 10);
@@ -99,13 +116,24 @@ fn every_single_flipped_bit_is_found() {
 #[test]
 fn another_key_another_node_another_format_are_told_apart() {
     let foreign = seal(draft(), vec![], [9; 32], &SecretKey::from_seed(&[8; 32])).unwrap();
-    assert_eq!(foreign.verify(&ring()).unwrap_err(), SealError::Signature { key: key().public() });
-    let elsewhere = HeaderDraft { node: NodeId([5; 16]), ..draft() };
+    assert_eq!(
+        foreign.verify(&ring()).unwrap_err(),
+        SealError::Signature {
+            key: key().public()
+        }
+    );
+    let elsewhere = HeaderDraft {
+        node: NodeId([5; 16]),
+        ..draft()
+    };
     let other = seal(elsewhere, vec![], [9; 32], &key()).unwrap();
     assert!(matches!(other.verify(&ring()), Err(SealError::Node { .. })));
     let mut newer = sealed().bytes().to_vec();
     newer[0] = 2;
-    assert_eq!(SealedSegment::parse(newer).unwrap_err(), SealError::NewerFormat(2));
+    assert_eq!(
+        SealedSegment::parse(newer).unwrap_err(),
+        SealError::NewerFormat(2)
+    );
 }
 
 #[test]
@@ -117,12 +145,21 @@ fn a_segment_that_contradicts_itself_is_not_sealed() {
     let mut orphan = draft();
     orphan.seq = Seq(1);
     for wrong in [empty, late_gap, orphan] {
-        assert!(matches!(seal(wrong, vec![], [0; 32], &key()), Err(SealError::Inconsistent(_))));
+        assert!(matches!(
+            seal(wrong, vec![], [0; 32], &key()),
+            Err(SealError::Inconsistent(_))
+        ));
     }
     let twice = vec![block("host", &[1]), block("host", &[2])];
-    assert!(matches!(seal(draft(), twice, [0; 32], &key()), Err(SealError::Inconsistent(_))));
+    assert!(matches!(
+        seal(draft(), twice, [0; 32], &key()),
+        Err(SealError::Inconsistent(_))
+    ));
     let outside = vec![block("host", &[1; 61])];
-    assert!(matches!(seal(draft(), outside, [0; 32], &key()), Err(SealError::Inconsistent(_))));
+    assert!(matches!(
+        seal(draft(), outside, [0; 32], &key()),
+        Err(SealError::Inconsistent(_))
+    ));
 }
 
 #[test]
@@ -134,11 +171,20 @@ fn one_block_is_shown_without_the_others() {
         let (header, block, hash) = carried.verify(&ring()).unwrap();
         assert_eq!(hash, sealed.hash());
         assert_eq!(&header, sealed.header());
-        assert_eq!(block.workload.as_str(), ["app/b", "cgroup/a", "host"][index]);
+        assert_eq!(
+            block.workload.as_str(),
+            ["app/b", "cgroup/a", "host"][index]
+        );
         let bytes = codec::encode(&proof);
         for neighbour in ["app/b", "cgroup/a", "host"] {
-            let shown = bytes.windows(neighbour.len()).any(|window| window == neighbour.as_bytes());
-            assert_eq!(shown, neighbour == block.workload.as_str(), "{neighbour} in the proof of {index}");
+            let shown = bytes
+                .windows(neighbour.len())
+                .any(|window| window == neighbour.as_bytes());
+            assert_eq!(
+                shown,
+                neighbour == block.workload.as_str(),
+                "{neighbour} in the proof of {index}"
+            );
         }
     }
     assert!(sealed.prove(3).is_none());
@@ -150,14 +196,15 @@ fn a_proof_with_a_flipped_bit_is_refused() {
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        let stands = codec::decode::<BlockProof>(&flipped).is_ok_and(|proof| proof.verify(&ring()).is_ok());
+        let stands =
+            codec::decode::<BlockProof>(&flipped).is_ok_and(|proof| proof.verify(&ring()).is_ok());
         assert!(!stands, "bit {bit}");
     }
 }
 
 prop_compose! {
     fn any_interval()(length in 1u64..2_000_000, quantity: u64, drift in -1000i64..1000, quality in 0u8..4)
-        -> (u64, u64, i64, u8) { (length, quantity, drift.max(-(length as i64)), quality) }
+        -> (u64, u64, i64, u8) { (length, quantity, drift.max(-length.cast_signed()), quality) }
 }
 
 fn intervals_of(start: Timestamp, parts: &[(u64, u64, i64, u8)]) -> Vec<Interval> {
@@ -169,10 +216,20 @@ fn intervals_of(start: Timestamp, parts: &[(u64, u64, i64, u8)]) -> Vec<Interval
             let measured = Micros(length.strict_add_signed(drift));
             let (quantity, quality, measured) = match quality {
                 0 | 1 => (u128::from(quantity), Quality::Exact, measured),
-                2 => (u128::from(quantity) << 50, Quality::Interpolated(Cause::AgentDown), measured),
+                2 => (
+                    u128::from(quantity) << 50,
+                    Quality::Interpolated(Cause::AgentDown),
+                    measured,
+                ),
                 _ => (0, Quality::Unmeasured(Cause::Suspended), Micros(0)),
             };
-            let interval = Interval { start: at, end, quantity, quality, measured };
+            let interval = Interval {
+                start: at,
+                end,
+                quantity,
+                quality,
+                measured,
+            };
             at = end;
             interval
         })
@@ -205,7 +262,7 @@ proptest! {
             prop_assert_eq!(read.intervals(run).collect::<Vec<_>>(), intervals_of(at(5), parts));
         }
         // Whatever else decodes has other content: no two spellings of one block.
-        let mut other = bytes.clone();
+        let mut other = bytes;
         let place = flip.0 % other.len();
         other[place] ^= flip.1.max(1);
         if let Ok(decoded) = Block::decode(&other, at(0)) {

@@ -74,7 +74,10 @@ const CAUSES: [Cause; 8] = [
 ];
 
 fn cause_code(cause: Cause) -> u128 {
-    CAUSES.iter().position(|known| *known == cause).map_or(0, |index| index as u128)
+    CAUSES
+        .iter()
+        .position(|known| *known == cause)
+        .map_or(0, |index| index as u128)
 }
 
 /// 0 exact; 1 + 2·cause interpolated; 2 + 2·cause unmeasured.
@@ -87,9 +90,15 @@ fn quality_code(quality: Quality) -> u128 {
 }
 
 fn quality_from(code: u64) -> Option<Quality> {
-    let Some(code) = code.checked_sub(1) else { return Some(Quality::Exact) };
+    let Some(code) = code.checked_sub(1) else {
+        return Some(Quality::Exact);
+    };
     let cause = *CAUSES.get(usize::try_from(code / 2).ok()?)?;
-    Some(if code % 2 == 0 { Quality::Interpolated(cause) } else { Quality::Unmeasured(cause) })
+    Some(if code % 2 == 0 {
+        Quality::Interpolated(cause)
+    } else {
+        Quality::Unmeasured(cause)
+    })
 }
 
 /// 0 neither; opened: + 1 birth, + 2 first seen; closed: + 3 · (place of the reason, from 1).
@@ -99,7 +108,9 @@ fn life_code(run: &Run) -> u64 {
         Some(Basis::Birth) => 1,
         Some(Basis::FirstSeen { .. }) => 2,
     };
-    let closed = run.closed.and_then(|reason| CloseReason::ALL.iter().position(|known| *known == reason));
+    let closed = run
+        .closed
+        .and_then(|reason| CloseReason::ALL.iter().position(|known| *known == reason));
     opened + 3 * closed.map_or(0, |place| place as u64 + 1)
 }
 
@@ -113,7 +124,10 @@ impl Block {
             shapes: put_shapes(&self.shapes, from),
             registers: put_registers(&self.runs),
             meters: column(&self.runs, |out, run| {
-                put(out, u128::from(run.meter.code()) << 3 | u128::from(run.meter.version()));
+                put(
+                    out,
+                    u128::from(run.meter.code()) << 3 | u128::from(run.meter.version()),
+                );
             }),
             lives: put_runs_of(self.runs.iter().map(life_code)),
             shape_of: put_runs_of(self.runs.iter().map(|run| u64::from(run.shape))),
@@ -143,12 +157,25 @@ impl Block {
         let lives = read_runs_of("lives", &envelope.lives, count)?;
         let shape_of = read_runs_of("shape_of", &envelope.shape_of, count)?;
         check_first_uses(&shape_of, shapes.len())?;
-        let runs = read_runs(&registers, &envelope.meters, &lives, &shape_of, &envelope.openings, &shapes)?;
+        let runs = read_runs(
+            &registers,
+            &envelope.meters,
+            &lives,
+            &shape_of,
+            &envelope.openings,
+            &shapes,
+        )?;
         let intervals = runs.last().map_or(0, |run| {
             run.first_quantity as usize + shapes[run.shape as usize].spans.len()
         });
         let quantities = read_quantities(&envelope.quantities, intervals, &runs, &shapes)?;
-        Ok(Self { workload, labels: envelope.labels, shapes, runs, quantities })
+        Ok(Self {
+            workload,
+            labels: envelope.labels,
+            shapes,
+            runs,
+            quantities,
+        })
     }
 }
 
@@ -172,7 +199,13 @@ fn put_shapes(shapes: &[Shape], from: Timestamp) -> Vec<u8> {
             put(&mut out, u128::from(length));
             put(&mut out, quality_code(span.quality));
             if !matches!(span.quality, Quality::Unmeasured(_)) {
-                put_i64(&mut out, span.measured.0.cast_signed().wrapping_sub(length.cast_signed()));
+                put_i64(
+                    &mut out,
+                    span.measured
+                        .0
+                        .cast_signed()
+                        .wrapping_sub(length.cast_signed()),
+                );
             }
             start = span.end;
         }
@@ -187,7 +220,10 @@ fn read_shapes(bytes: &[u8], from: Timestamp) -> Result<Vec<Shape>, BlockError> 
     for _ in 0..count {
         let start = column.later(from)?;
         let spans = column.count()?;
-        let mut shape = Shape { start, spans: Vec::with_capacity(spans) };
+        let mut shape = Shape {
+            start,
+            spans: Vec::with_capacity(spans),
+        };
         for _ in 0..spans {
             let span = read_span(&mut column, shape.end())?;
             shape.spans.push(span);
@@ -211,10 +247,16 @@ fn read_span(column: &mut Column<'_>, start: Timestamp) -> Result<Span, BlockErr
         0
     } else {
         let length = end.since(start).0.cast_signed();
-        let measured = length.checked_add(column.i64()?).and_then(|us| u64::try_from(us).ok());
+        let measured = length
+            .checked_add(column.i64()?)
+            .and_then(|us| u64::try_from(us).ok());
         measured.ok_or_else(|| column.wrong("measured time is negative or too long"))?
     };
-    Ok(Span { end, measured: Micros(measured), quality })
+    Ok(Span {
+        end,
+        measured: Micros(measured),
+        quality,
+    })
 }
 
 /// Count, the first id, then differences.
@@ -239,7 +281,9 @@ fn read_registers(bytes: &[u8]) -> Result<Vec<RegisterId>, BlockError> {
             return Err(column.wrong("registers do not rise"));
         }
         let before = registers.last().map_or(0, |id| id.0);
-        let id = before.checked_add(step).ok_or_else(|| column.wrong("a register id is too large"))?;
+        let id = before
+            .checked_add(step)
+            .ok_or_else(|| column.wrong("a register id is too large"))?;
         registers.push(RegisterId(id));
     }
     column.finish()?;
@@ -289,7 +333,10 @@ fn read_runs_of(name: &'static str, bytes: &[u8], count: usize) -> Result<Vec<u6
 
 /// Shapes are numbered in the order of their first use, and each is used.
 fn check_first_uses(shape_of: &[u64], shapes: usize) -> Result<(), BlockError> {
-    let wrong = |why| BlockError::Meaning { column: "shape_of", why };
+    let wrong = |why| BlockError::Meaning {
+        column: "shape_of",
+        why,
+    };
     let mut known = 0;
     for &shape in shape_of {
         if shape > known {
@@ -299,7 +346,11 @@ fn check_first_uses(shape_of: &[u64], shapes: usize) -> Result<(), BlockError> {
             known += 1;
         }
     }
-    if known == shapes as u64 { Ok(()) } else { Err(wrong("a shape is missing or unused")) }
+    if known == shapes as u64 {
+        Ok(())
+    } else {
+        Err(wrong("a shape is missing or unused"))
+    }
 }
 
 fn read_runs(
@@ -351,13 +402,21 @@ fn read_life(
     life: u64,
     openings: &mut Column<'_>,
 ) -> Result<(Option<Basis>, Option<CloseReason>), BlockError> {
-    let unknown = BlockError::Meaning { column: "lives", why: "unknown code" };
+    let unknown = BlockError::Meaning {
+        column: "lives",
+        why: "unknown code",
+    };
     let opened = match life % 3 {
         0 => None,
         1 => Some(Basis::Birth),
-        _ => Some(Basis::FirstSeen { raw: openings.u128()? }),
+        _ => Some(Basis::FirstSeen {
+            raw: openings.u128()?,
+        }),
     };
-    let closed = match usize::try_from(life / 3).ok().filter(|place| *place <= CloseReason::ALL.len()) {
+    let closed = match usize::try_from(life / 3)
+        .ok()
+        .filter(|place| *place <= CloseReason::ALL.len())
+    {
         None => return Err(unknown),
         Some(0) => None,
         Some(place) => Some(CloseReason::ALL[place - 1]),
@@ -397,15 +456,24 @@ struct Column<'a> {
 
 impl<'a> Column<'a> {
     fn new(name: &'static str, bytes: &'a [u8]) -> Self {
-        Self { name, reader: Reader::new(bytes) }
+        Self {
+            name,
+            reader: Reader::new(bytes),
+        }
     }
 
     fn wrong(&self, why: &'static str) -> BlockError {
-        BlockError::Meaning { column: self.name, why }
+        BlockError::Meaning {
+            column: self.name,
+            why,
+        }
     }
 
     fn named(&self, error: PackingError) -> BlockError {
-        BlockError::Column { column: self.name, error }
+        BlockError::Column {
+            column: self.name,
+            error,
+        }
     }
 
     fn u64(&mut self) -> Result<u64, BlockError> {
@@ -441,6 +509,9 @@ impl<'a> Column<'a> {
 
     fn finish(self) -> Result<(), BlockError> {
         let name = self.name;
-        self.reader.finish().map_err(|error| BlockError::Column { column: name, error })
+        self.reader.finish().map_err(|error| BlockError::Column {
+            column: name,
+            error,
+        })
     }
 }

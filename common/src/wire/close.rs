@@ -23,8 +23,15 @@ impl CloseCode {
     /// By number; `None` for a code of a newer version.
     #[must_use]
     pub fn from_code(code: u64) -> Option<Self> {
-        [Self::Done, Self::ShuttingDown, Self::Refused, Self::Slow, Self::TooMany, Self::Failed]
-            .into_iter()
-            .find(|close| u64::from(*close as u32) == code)
+        [
+            Self::Done,
+            Self::ShuttingDown,
+            Self::Refused,
+            Self::Slow,
+            Self::TooMany,
+            Self::Failed,
+        ]
+        .into_iter()
+        .find(|close| u64::from(*close as u32) == code)
     }
 }

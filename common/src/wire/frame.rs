@@ -39,7 +39,11 @@ pub(super) fn encode(kind: FrameKind, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEADER_BYTES + payload.len());
     frame.push(kind as u8);
     // Every payload is far below 4 GiB: segments are limited when sealed, messages by their types.
-    frame.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes());
+    frame.extend_from_slice(
+        &u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_be_bytes(),
+    );
     frame.extend_from_slice(payload);
     frame
 }
@@ -77,15 +81,23 @@ impl FrameDecoder {
     pub fn next_message(&mut self) -> Result<Option<Message>, FrameError> {
         let unread = &self.pending[self.read..];
         let Some((&[code, a, b, c, d], rest)) = unread.split_first_chunk::<HEADER_BYTES>() else {
-            return unread.first().map_or(Ok(None), |code| known_kind(*code).map(|_| None));
+            return unread
+                .first()
+                .map_or(Ok(None), |code| known_kind(*code).map(|_| None));
         };
         let kind = known_kind(code)?;
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let limit = kind.max_payload();
         if length > limit {
-            return Err(FrameError::Oversized { kind, length, limit });
+            return Err(FrameError::Oversized {
+                kind,
+                length,
+                limit,
+            });
         }
-        let Some(payload) = rest.get(..length) else { return Ok(None) };
+        let Some(payload) = rest.get(..length) else {
+            return Ok(None);
+        };
         let message = Message::from_payload(kind, payload.to_vec())
             .map_err(|error| FrameError::Payload { kind, error })?;
         self.read += HEADER_BYTES + length;
@@ -109,17 +121,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::{Refused, RefusalReason};
+    use crate::wire::{RefusalReason, Refused};
 
     fn refused(detail: &str) -> Message {
-        Message::Refused(Refused { seq: None, reason: RefusalReason::Busy, detail: detail.to_owned() })
+        Message::Refused(Refused {
+            seq: None,
+            reason: RefusalReason::Busy,
+            detail: detail.to_owned(),
+        })
     }
 
     #[test]
     fn an_oversized_frame_is_refused_by_its_header_alone() {
         let mut decoder = FrameDecoder::new();
         decoder.push(&[FrameKind::Hello as u8, 0xff, 0xff, 0xff, 0xff]);
-        assert!(matches!(decoder.next_message(), Err(FrameError::Oversized { .. })));
+        assert!(matches!(
+            decoder.next_message(),
+            Err(FrameError::Oversized { .. })
+        ));
     }
 
     #[test]
@@ -135,8 +154,15 @@ mod tests {
         frame[0] = FrameKind::Hello as u8;
         let mut decoder = FrameDecoder::new();
         decoder.push(&frame);
-        assert!(matches!(decoder.next_message(), Err(FrameError::Payload { .. })));
-        assert_eq!(decoder.unread(), frame, "what was not understood can still be kept");
+        assert!(matches!(
+            decoder.next_message(),
+            Err(FrameError::Payload { .. })
+        ));
+        assert_eq!(
+            decoder.unread(),
+            frame,
+            "what was not understood can still be kept"
+        );
     }
 
     proptest! {

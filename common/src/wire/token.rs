@@ -37,7 +37,9 @@ impl JoinToken {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Another kind of text.
-    #[error("not a join token: one begins with {PREFIX:?}; make one with `tallystick-reconciler token create`")]
+    #[error(
+        "not a join token: one begins with {PREFIX:?}; make one with `tallystick-reconciler token create`"
+    )]
     Prefix,
     /// Cut off or mistyped.
     #[error("the join token is damaged; copy the whole line again")]
@@ -46,7 +48,11 @@ pub enum TokenError {
 
 impl fmt::Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", BASE64URL_NOPAD.encode(&codec::encode(self)))
+        write!(
+            f,
+            "{PREFIX}{}",
+            BASE64URL_NOPAD.encode(&codec::encode(self))
+        )
     }
 }
 
@@ -61,7 +67,9 @@ impl FromStr for JoinToken {
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let encoded = text.trim().strip_prefix(PREFIX).ok_or(TokenError::Prefix)?;
-        let bytes = BASE64URL_NOPAD.decode(encoded.as_bytes()).map_err(|_| TokenError::Damaged)?;
+        let bytes = BASE64URL_NOPAD
+            .decode(encoded.as_bytes())
+            .map_err(|_| TokenError::Damaged)?;
         codec::decode(&bytes).map_err(|_| TokenError::Damaged)
     }
 }
@@ -80,7 +88,10 @@ mod tests {
         };
         let text = token.to_string();
         assert_eq!(text.parse(), Ok(token));
-        assert_eq!(text[..text.len() - 1].parse::<JoinToken>(), Err(TokenError::Damaged));
+        assert_eq!(
+            text[..text.len() - 1].parse::<JoinToken>(),
+            Err(TokenError::Damaged)
+        );
         assert_eq!("hello".parse::<JoinToken>(), Err(TokenError::Prefix));
     }
 }

@@ -32,9 +32,13 @@ pub(crate) async fn prepare(store: &Store, node: NodeId, now: Timestamp) -> anyh
     };
     let account = create_account(store, &account, ACTOR, now).await?;
     let mut tx = store.read().await?;
-    let subscribed = !store::catalog::subscriptions(&mut tx, Some(&account.id)).await?.is_empty();
+    let subscribed = !store::catalog::subscriptions(&mut tx, Some(&account.id))
+        .await?
+        .is_empty();
     let rules = store::catalog::assignments(&mut tx).await?;
-    let assigned = rules.iter().any(|rule| rule.account == account.id && rule.node.as_str() == node.to_string());
+    let assigned = rules
+        .iter()
+        .any(|rule| rule.account == account.id && rule.node.as_str() == node.to_string());
     drop(tx);
     if !subscribed {
         apply_plan(store, "starter-plan.toml", PLAN, ACTOR, now).await?;
@@ -55,7 +59,8 @@ mod tests {
 
     #[test]
     fn the_starter_plan_has_no_problem() {
-        let plan = tallystick_reconciler::catalog::change::check_plan("starter-plan.toml", PLAN).unwrap();
+        let plan =
+            tallystick_reconciler::catalog::change::check_plan("starter-plan.toml", PLAN).unwrap();
         assert_eq!(plan.name, PLAN_NAME);
     }
 }

@@ -49,9 +49,12 @@ pub(crate) async fn up(call: Up) -> anyhow::Result<()> {
     let agent_data = call.data.join("agent");
     let node = enrolled(&agent_data, &ready, report).await?;
     catalog::prepare(&ready.services.store, node, clock::now()).await?;
-    let mut agent = tokio::spawn(tallystick_agent::run::run(agent_config(&agent_data), async {
-        let _ = agent_stopped.await;
-    }));
+    let mut agent = tokio::spawn(tallystick_agent::run::run(
+        agent_config(&agent_data),
+        async {
+            let _ = agent_stopped.await;
+        },
+    ));
     let work = async {
         first_segment(&ready.services.store, node).await?;
         announce(&call.data, &ready, report).await?;
@@ -92,14 +95,20 @@ pub(crate) async fn up(call: Up) -> anyhow::Result<()> {
 }
 
 fn make_folder(data: &Path) -> anyhow::Result<()> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data);
     let writable = made.and_then(|()| {
         let probe = data.join(".writable");
         std::fs::write(&probe, b"")?;
         std::fs::remove_file(&probe)
     });
     writable.with_context(|| {
-        format!("write to the data folder {}; choose another with --data", data.display())
+        format!(
+            "write to the data folder {}; choose another with --data",
+            data.display()
+        )
     })
 }
 
@@ -134,7 +143,10 @@ async fn enrolled(data: &Path, ready: &Ready, report: Report) -> anyhow::Result<
     tallystick_agent::durable::create_private_dir(data)
         .with_context(|| format!("create {}", data.display()))?;
     if let Some(identity) = Identity::load(data)? {
-        let enrolment = Enrolment { addresses: vec![address], ..identity.enrolment.clone() };
+        let enrolment = Enrolment {
+            addresses: vec![address],
+            ..identity.enrolment.clone()
+        };
         return Ok(Identity::store(data, enrolment)?.node());
     }
     let services = &ready.services;
@@ -175,7 +187,11 @@ async fn first_segment(store: &Store, node: NodeId) -> anyhow::Result<()> {
     let admitted = async || -> anyhow::Result<u64> {
         let mut tx = store.read().await?;
         let streams = tallystick_reconciler::store::streams::all(&mut tx).await?;
-        Ok(streams.iter().filter(|stream| stream.node == node).map(|stream| stream.next.0).sum())
+        Ok(streams
+            .iter()
+            .filter(|stream| stream.node == node)
+            .map(|stream| stream.next.0)
+            .sum())
     };
     let before = admitted().await?;
     let arrives = async {
@@ -202,7 +218,11 @@ async fn announce(data: &Path, ready: &Ready, report: Report) -> anyhow::Result<
         catalog::ACCOUNT,
         data.display(),
     );
-    report.done("ready", &words, json!({ "api": api, "token": token, "console": console }));
+    report.done(
+        "ready",
+        &words,
+        json!({ "api": api, "token": token, "console": console }),
+    );
     Ok(())
 }
 
@@ -211,7 +231,8 @@ async fn api_token(data: &Path, store: &Store) -> anyhow::Result<String> {
     let path = data.join("token");
     if let Ok(mut file) = std::fs::File::open(&path) {
         let mut token = String::new();
-        file.read_to_string(&mut token).with_context(|| format!("read {}", path.display()))?;
+        file.read_to_string(&mut token)
+            .with_context(|| format!("read {}", path.display()))?;
         if auth::token_actor(store, token.trim()).await?.is_some() {
             return Ok(token.trim().to_owned());
         }

@@ -49,15 +49,23 @@ fn main() -> ExitCode {
 }
 
 fn run(call: &Call) -> anyhow::Result<ExitCode> {
-    let bytes = std::fs::read(&call.file).with_context(|| format!("read {}", call.file.display()))?;
-    match verify_frames(&bytes, KeyRing::new(call.node, call.trust), call.receipt_key) {
+    let bytes =
+        std::fs::read(&call.file).with_context(|| format!("read {}", call.file.display()))?;
+    match verify_frames(
+        &bytes,
+        KeyRing::new(call.node, call.trust),
+        call.receipt_key,
+    ) {
         Ok(report) => {
             print(&report, call.json)?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
             if call.json {
-                println!("{}", serde_json::json!({ "verified": false, "error": error.to_string() }));
+                println!(
+                    "{}",
+                    serde_json::json!({ "verified": false, "error": error.to_string() })
+                );
             } else {
                 println!("differs: {error}");
             }
@@ -68,11 +76,20 @@ fn run(call: &Call) -> anyhow::Result<ExitCode> {
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::json!({ "verified": true, "report": serde_json::to_value(report)? }));
+        println!(
+            "{}",
+            serde_json::json!({ "verified": true, "report": serde_json::to_value(report)? })
+        );
         return Ok(());
     }
-    println!("stands: {} segments, {} to {}, stream {}", report.segments, report.first, report.last, report.stream);
-    println!("  from {} through {}, head {}", report.from, report.through, report.head);
+    println!(
+        "stands: {} segments, {} to {}, stream {}",
+        report.segments, report.first, report.last, report.stream
+    );
+    println!(
+        "  from {} through {}, head {}",
+        report.from, report.through, report.head
+    );
     match report.receipted {
         Some(seq) => println!("  receipted up to {seq}"),
         None => println!("  no receipt was checked"),

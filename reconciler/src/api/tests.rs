@@ -54,7 +54,9 @@ impl Server {
         let services = Services {
             authority: Authority::create(folder.path(), now).unwrap(),
             store: store.clone(),
-            intake: Arc::new(crate::ingest::commit::channel(store.clone(), crate::clock::now, Arc::default()).0),
+            intake: Arc::new(
+                crate::ingest::commit::channel(store.clone(), crate::clock::now, Arc::default()).0,
+            ),
             strangers: Strangers::default(),
             addresses: vec![],
             connections_max: 10,

@@ -89,11 +89,7 @@ pub async fn usage(conn: &mut Connection, span: Period) -> Result<Vec<UsageRow>,
 }
 
 /// Adds committed segments that are not in the rollups yet, by the same cells.
-async fn add_tail(
-    conn: &mut Connection,
-    sums: &mut Sums,
-    span: Period,
-) -> Result<(), StoreError> {
+async fn add_tail(conn: &mut Connection, sums: &mut Sums, span: Period) -> Result<(), StoreError> {
     for stream in streams::all(conn).await? {
         if stream.rolled >= stream.next || stream.covered_through <= span.from {
             continue;
@@ -138,7 +134,11 @@ fn add_cells(
                 node_name: node_name.to_owned(),
                 workload: workload.clone(),
                 meter: *meter,
-                quantity: if kind == Kind::Peak { cell.max } else { cell.quantity },
+                quantity: if kind == Kind::Peak {
+                    cell.max
+                } else {
+                    cell.quantity
+                },
                 measured: Micros(cell.measured),
                 exact: Micros(cell.exact),
                 interpolated: Micros(cell.interpolated),
@@ -315,7 +315,12 @@ pub async fn recent(
         let name = node_name(conn, &stream).await?;
         let stored = streams::segments_between(conn, stream.row, span.from, span.to).await?;
         for segment in stored.into_iter().filter(|segment| segment.counted) {
-            for block in segment.read()?.1.iter().filter(|block| !block.workload.is_host()) {
+            for block in segment
+                .read()?
+                .1
+                .iter()
+                .filter(|block| !block.workload.is_host())
+            {
                 for run in block.runs().iter().filter(|run| run.meter == meter) {
                     let points = series
                         .entry((name.clone(), block.workload.clone()))
@@ -327,11 +332,13 @@ pub async fn recent(
             }
         }
     }
-    let series = series.into_iter().map(|((node_name, workload), points)| Series {
-        node_name,
-        workload,
-        points,
-    });
+    let series = series
+        .into_iter()
+        .map(|((node_name, workload), points)| Series {
+            node_name,
+            workload,
+            points,
+        });
     Ok(series.collect())
 }
 
@@ -345,7 +352,9 @@ fn draw(points: &mut [Option<u64>], interval: &Interval, from: Timestamp, step: 
     while at < interval.end {
         let until = at.next_multiple(step.0).min(interval.end);
         let place = usize::try_from(at.since(from).0 / step.0.max(1)).unwrap_or(usize::MAX);
-        let Some(point) = points.get_mut(place) else { return };
+        let Some(point) = points.get_mut(place) else {
+            return;
+        };
         let more = u64::try_from(share(until) - share(at)).unwrap_or(u64::MAX);
         *point = Some(point.unwrap_or(0).saturating_add(more));
         at = until;

@@ -20,7 +20,10 @@ use table::UsageTable;
 /// # Errors
 /// Never for templates that compile; askama's writer could fail in principle.
 pub fn first_page(overview: &Overview) -> askama::Result<String> {
-    FirstPage { live: Live::of(overview) }.render()
+    FirstPage {
+        live: Live::of(overview),
+    }
+    .render()
 }
 
 /// The part of the first page that is replaced every second.
@@ -143,13 +146,20 @@ impl<'a> Live<'a> {
             overview,
             usage: UsageTable::of(&overview.usage),
             chart: Drawing::of(&overview.chart),
-            nodes: overview.nodes.iter().map(|node| NodeRow::of(node, overview)).collect(),
+            nodes: overview
+                .nodes
+                .iter()
+                .map(|node| NodeRow::of(node, overview))
+                .collect(),
         }
     }
 
     /// Whether anything is used that nobody pays for.
     fn unassigned(&self) -> bool {
-        self.overview.usage.iter().any(|usage| usage.account.is_none() && !usage.workload.is_host())
+        self.overview
+            .usage
+            .iter()
+            .any(|usage| usage.account.is_none() && !usage.workload.is_host())
     }
 
     fn has_lines(account: &AccountSoFar) -> bool {
@@ -160,16 +170,28 @@ impl<'a> Live<'a> {
 impl<'a> NodeRow<'a> {
     fn of(node: &'a NodeToday, overview: &Overview) -> Self {
         let coverage = node.coverage;
-        let parts = [coverage.exact, coverage.interpolated, coverage.unmeasured, coverage.missing];
+        let parts = [
+            coverage.exact,
+            coverage.interpolated,
+            coverage.unmeasured,
+            coverage.missing,
+        ];
         let whole = parts.iter().map(|part| part.0).sum::<u64>().max(1);
-        let thousandths = |part: u64| {
-            u64::try_from(u128::from(part) * 1000 / u128::from(whole)).unwrap_or(1000)
-        };
-        let age = node.last_segment.as_ref().map(|last| overview.at.since(last.received_at));
+        let thousandths =
+            |part: u64| u64::try_from(u128::from(part) * 1000 / u128::from(whole)).unwrap_or(1000);
+        let age = node
+            .last_segment
+            .as_ref()
+            .map(|last| overview.at.since(last.received_at));
         Self {
             node,
-            age: age.map_or_else(|| "never".to_owned(), |age| format!("{} ago", human::duration(age.0))),
-            lag: node.lag.map_or_else(|| "–".to_owned(), |lag| human::duration(lag.0)),
+            age: age.map_or_else(
+                || "never".to_owned(),
+                |age| format!("{} ago", human::duration(age.0)),
+            ),
+            lag: node
+                .lag
+                .map_or_else(|| "–".to_owned(), |lag| human::duration(lag.0)),
             exact: human::duration(coverage.exact.0),
             interpolated: human::duration(coverage.interpolated.0),
             unmeasured: human::duration(coverage.unmeasured.0),

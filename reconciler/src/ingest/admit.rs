@@ -106,7 +106,10 @@ fn place(
     let header = segment.header();
     let refused = |reason, detail| Some(Verdict::Refused(Refusal { reason, detail }));
     if (header.node, header.stream) != (state.node, state.stream) {
-        return refused(RefusalReason::WrongNode, "it is of another stream".to_owned());
+        return refused(
+            RefusalReason::WrongNode,
+            "it is of another stream".to_owned(),
+        );
     }
     if header.seq < state.next {
         return Some(match around.known {
@@ -114,15 +117,23 @@ fn place(
             Some(known) => Verdict::Fork { known },
             None => Verdict::Refused(Refusal {
                 reason: RefusalReason::Chain,
-                detail: format!("segment {} lies before what is kept of this stream", header.seq),
+                detail: format!(
+                    "segment {} lies before what is kept of this stream",
+                    header.seq
+                ),
             }),
         });
     }
     if state.status != StreamStatus::Open {
-        return refused(RefusalReason::StreamClosed, format!("the stream is {}", state.status));
+        return refused(
+            RefusalReason::StreamClosed,
+            format!("the stream is {}", state.status),
+        );
     }
     if header.seq > state.next {
-        return Some(Verdict::Ahead { expected: state.next });
+        return Some(Verdict::Ahead {
+            expected: state.next,
+        });
     }
     let follows = match header.previous {
         Previous::Opens { .. } => state.head.is_none(),
@@ -131,7 +142,10 @@ fn place(
     if follows {
         return None;
     }
-    let detail = format!("segment {} does not name the hash of the segment before it", header.seq);
+    let detail = format!(
+        "segment {} does not name the hash of the segment before it",
+        header.seq
+    );
     refused(RefusalReason::Chain, detail)
 }
 
@@ -148,7 +162,9 @@ fn examine(
     for block in blocks {
         for run in block.runs() {
             if !seen.insert(run.register) {
-                return Err(Doubt::Twice { register: run.register });
+                return Err(Doubt::Twice {
+                    register: run.register,
+                });
             }
             continues(state, header, block, run)?;
             possible(block, run)?;
@@ -157,7 +173,9 @@ fn examine(
         rivals(block, around.lives)?;
     }
     if let Some(register) = state.open.keys().find(|register| !seen.contains(register)) {
-        return Err(Doubt::Missing { register: *register });
+        return Err(Doubt::Missing {
+            register: *register,
+        });
     }
     final_is_final(header, blocks)?;
     host_tiles(header, blocks)?;
@@ -167,12 +185,16 @@ fn examine(
 fn in_time(state: &StreamState, header: &Header, now: Timestamp) -> Result<(), Doubt> {
     if header.covered_through > now.saturating_add(FUTURE_TOLERANCE) {
         let covered_through = header.covered_through;
-        return Err(Doubt::Future { covered_through, server_time: now });
+        return Err(Doubt::Future {
+            covered_through,
+            server_time: now,
+        });
     }
     match state.covered_through {
-        Some(expected) if expected != header.from => {
-            Err(Doubt::From { expected, found: header.from })
-        }
+        Some(expected) if expected != header.from => Err(Doubt::From {
+            expected,
+            found: header.from,
+        }),
         _ => Ok(()),
     }
 }
@@ -183,7 +205,9 @@ fn continues(state: &StreamState, header: &Header, block: &Block, run: &Run) -> 
     let before = state.open.get(&register);
     match (before, run.opened) {
         (Some(_), Some(_)) => return Err(Doubt::Reused { register }),
-        (None, Some(_)) if register < state.next_register => return Err(Doubt::Reused { register }),
+        (None, Some(_)) if register < state.next_register => {
+            return Err(Doubt::Reused { register });
+        }
         (None, None) => return Err(Doubt::Unopened { register }),
         (Some(open), None) if *open.workload != block.workload || open.meter != run.meter => {
             return Err(Doubt::Moved { register });
@@ -204,10 +228,18 @@ fn possible(block: &Block, run: &Run) -> Result<(), Doubt> {
             return Err(Doubt::TooLong { register, duration });
         }
         let most = CELL_RATE * u128::from(duration.0);
-        let quantity_max = if run.meter.kind() == Kind::Peak { CELL_MAX } else { most };
+        let quantity_max = if run.meter.kind() == Kind::Peak {
+            CELL_MAX
+        } else {
+            most
+        };
         if interval.quantity > quantity_max || u128::from(interval.measured.0) > most {
             let quantity = interval.quantity;
-            return Err(Doubt::Impossible { register, quantity, duration });
+            return Err(Doubt::Impossible {
+                register,
+                quantity,
+                duration,
+            });
         }
     }
     Ok(())
@@ -222,7 +254,10 @@ fn siblings(state: &StreamState, block: &Block) -> Result<(), Doubt> {
         .filter(|(_, start, end)| start < end)
         .collect();
     runs.sort_unstable();
-    match runs.windows(2).find(|pair| pair[0].0 == pair[1].0 && pair[1].1 < pair[0].2) {
+    match runs
+        .windows(2)
+        .find(|pair| pair[0].0 == pair[1].0 && pair[1].1 < pair[0].2)
+    {
         Some(pair) => Err(Doubt::Overlap {
             workload: block.workload.clone(),
             meter: pair[0].0,
@@ -245,7 +280,11 @@ fn rivals(block: &Block, lives: &[Life]) -> Result<(), Doubt> {
         };
         if block.runs().iter().any(overlaps) {
             let workload = block.workload.clone();
-            return Err(Doubt::Overlap { workload, meter: life.meter, stream: life.stream });
+            return Err(Doubt::Overlap {
+                workload,
+                meter: life.meter,
+                stream: life.stream,
+            });
         }
     }
     Ok(())
@@ -255,8 +294,14 @@ fn final_is_final(header: &Header, blocks: &[Block]) -> Result<(), Doubt> {
     if header.purpose != Purpose::Final {
         return Ok(());
     }
-    match blocks.iter().flat_map(Block::runs).find(|run| run.closed.is_none()) {
-        Some(run) => Err(Doubt::LeftOpen { register: run.register }),
+    match blocks
+        .iter()
+        .flat_map(Block::runs)
+        .find(|run| run.closed.is_none())
+    {
+        Some(run) => Err(Doubt::LeftOpen {
+            register: run.register,
+        }),
         None => Ok(()),
     }
 }
@@ -278,7 +323,10 @@ fn host_tiles(header: &Header, blocks: &[Block]) -> Result<(), Doubt> {
         at = at.max(to);
     }
     if at < header.covered_through {
-        return Err(Doubt::Hole { from: at, to: header.covered_through });
+        return Err(Doubt::Hole {
+            from: at,
+            to: header.covered_through,
+        });
     }
     Ok(())
 }
@@ -288,13 +336,15 @@ fn kernel_is_its_own(header: &Header, claims: &[Claim]) -> Result<(), Doubt> {
     let mine = claims.iter().find(|claim| claim.node == header.node);
     let order = mine.map_or(i64::MAX, |claim| claim.order);
     let from = mine.map_or(header.from, |claim| claim.seen.0.min(header.from));
-    let rival = claims.iter().filter(|claim| claim.node != header.node).find(|claim| {
-        let first = claim.order < order && claim.seen.1 > from;
-        let (start, end) = claim.counted;
-        let counted =
-            start < end && start < header.covered_through && end > header.from;
-        first || counted
-    });
+    let rival = claims
+        .iter()
+        .filter(|claim| claim.node != header.node)
+        .find(|claim| {
+            let first = claim.order < order && claim.seen.1 > from;
+            let (start, end) = claim.counted;
+            let counted = start < end && start < header.covered_through && end > header.from;
+            first || counted
+        });
     match rival {
         Some(claim) => Err(Doubt::SharedKernel { node: claim.node }),
         None => Ok(()),
@@ -317,4 +367,3 @@ pub fn opened(blocks: &[Block]) -> impl Iterator<Item = (RegisterId, &Block)> {
         opened.map(move |run| (run.register, block))
     })
 }
-

@@ -50,8 +50,15 @@ pub struct Committer {
 
 #[derive(Debug)]
 enum Job {
-    Segment { segment: Box<VerifiedSegment>, peer: SocketAddr, answer: oneshot::Sender<Verdict> },
-    Refuse { refused: Box<RefusedBytes>, answer: oneshot::Sender<()> },
+    Segment {
+        segment: Box<VerifiedSegment>,
+        peer: SocketAddr,
+        answer: oneshot::Sender<Verdict>,
+    },
+    Refuse {
+        refused: Box<RefusedBytes>,
+        answer: oneshot::Sender<()>,
+    },
 }
 
 impl Job {
@@ -71,16 +78,33 @@ pub fn channel(
     committed: std::sync::Arc<Notify>,
 ) -> (Handle, Committer) {
     let (sender, jobs) = mpsc::channel(QUEUE);
-    let handle = Handle { jobs: sender, store: store.clone() };
-    (handle, Committer { jobs, store, clock, book: Book::default(), committed })
+    let handle = Handle {
+        jobs: sender,
+        store: store.clone(),
+    };
+    (
+        handle,
+        Committer {
+            jobs,
+            store,
+            clock,
+            book: Book::default(),
+            committed,
+        },
+    )
 }
 
 impl Intake for Handle {
     fn position(&self, node: NodeId, stream: StreamId) -> Later<'_, Result<Position, StoreError>> {
         Box::pin(async move {
             let mut tx = self.store.read().await?;
-            let beginning = Position { next: Seq::FIRST, head: None };
-            let Some(node) = nodes::by_id(&mut tx, node).await? else { return Ok(beginning) };
+            let beginning = Position {
+                next: Seq::FIRST,
+                head: None,
+            };
+            let Some(node) = nodes::by_id(&mut tx, node).await? else {
+                return Ok(beginning);
+            };
             let found = streams::find(&mut tx, node.row, stream).await?;
             Ok(found.map_or(beginning, |found| Position {
                 next: found.next,
@@ -96,7 +120,11 @@ impl Intake for Handle {
     ) -> Later<'_, Result<oneshot::Receiver<Verdict>, Stopped>> {
         Box::pin(async move {
             let (answer, verdict) = oneshot::channel();
-            let job = Job::Segment { segment: Box::new(segment), peer, answer };
+            let job = Job::Segment {
+                segment: Box::new(segment),
+                peer,
+                answer,
+            };
             self.jobs.send(job).await.map_err(|_| Stopped)?;
             Ok(verdict)
         })
@@ -105,7 +133,10 @@ impl Intake for Handle {
     fn refuse(&self, refused: RefusedBytes) -> Later<'_, Result<oneshot::Receiver<()>, Stopped>> {
         Box::pin(async move {
             let (answer, done) = oneshot::channel();
-            let job = Job::Refuse { refused: Box::new(refused), answer };
+            let job = Job::Refuse {
+                refused: Box::new(refused),
+                answer,
+            };
             self.jobs.send(job).await.map_err(|_| Stopped)?;
             Ok(done)
         })
@@ -120,7 +151,9 @@ impl Committer {
             let mut size = first.size();
             batch.push(first);
             while batch.len() < BATCH && size < BATCH_BYTES {
-                let Ok(next) = self.jobs.try_recv() else { break };
+                let Ok(next) = self.jobs.try_recv() else {
+                    break;
+                };
                 size += next.size();
                 batch.push(next);
             }
@@ -179,13 +212,21 @@ impl Committer {
         let header = segment.header();
         let node = self.book.node(conn, header.node).await?;
         let (row, verdict) = match node {
-            None => (None, refused(RefusalReason::UnknownNode, "this node is not enrolled here")),
-            Some((row, NodeState::Banned { reason, .. })) => {
-                (Some(row), refused(RefusalReason::Banned, &format!("this node is banned: {reason}")))
-            }
-            Some((row, NodeState::Retired { .. })) => {
-                (Some(row), refused(RefusalReason::Retired, "this node is retired"))
-            }
+            None => (
+                None,
+                refused(RefusalReason::UnknownNode, "this node is not enrolled here"),
+            ),
+            Some((row, NodeState::Banned { reason, .. })) => (
+                Some(row),
+                refused(
+                    RefusalReason::Banned,
+                    &format!("this node is banned: {reason}"),
+                ),
+            ),
+            Some((row, NodeState::Retired { .. })) => (
+                Some(row),
+                refused(RefusalReason::Retired, "this node is retired"),
+            ),
             Some((row, NodeState::Active)) => {
                 let verdict = self.judge(conn, row, segment, now).await?;
                 (Some(row), verdict)
@@ -217,12 +258,21 @@ impl Committer {
         let header = segment.header();
         let rivals = self.book.rivals(conn, node, header).await?;
         let claims = self.book.claims(conn, header.boot).await?.to_vec();
-        let entry = self.book.entry(conn, node, header.node, header.stream).await?;
+        let entry = self
+            .book
+            .entry(conn, node, header.node, header.stream)
+            .await?;
         let known = match entry.row {
-            Some(row) if header.seq < entry.state.next => streams::hash_at(conn, row, header.seq).await?,
+            Some(row) if header.seq < entry.state.next => {
+                streams::hash_at(conn, row, header.seq).await?
+            }
             _ => None,
         };
-        let around = Surroundings { known, claims: &claims, lives: &rivals };
+        let around = Surroundings {
+            known,
+            claims: &claims,
+            lives: &rivals,
+        };
         let verdict = admit::admit(&entry.state, segment, &around, now);
         match &verdict {
             Verdict::Accepted | Verdict::Quarantined(_) => {
@@ -251,7 +301,10 @@ impl Committer {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let header = segment.header();
-        let entry = self.book.entry(conn, node, header.node, header.stream).await?;
+        let entry = self
+            .book
+            .entry(conn, node, header.node, header.stream)
+            .await?;
         let row = entry.begin(conn, node, header, now).await?;
         let doubt = match verdict {
             Verdict::Quarantined(doubt) => Some((doubt.code(), doubt.to_string())),
@@ -267,7 +320,9 @@ impl Committer {
             bytes: segment.bytes(),
         };
         streams::insert_segment(conn, row, &new).await?;
-        entry.state.advance(header, segment.blocks(), segment.hash());
+        entry
+            .state
+            .advance(header, segment.blocks(), segment.hash());
         entry.boot = Some(header.boot);
         entry.touched = true;
         if let Some(key) = admit::rotation(header) {
@@ -286,7 +341,11 @@ impl Committer {
         refused: &RefusedBytes,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let node = self.book.node(conn, refused.node).await?.map(|(row, _)| row);
+        let node = self
+            .book
+            .node(conn, refused.node)
+            .await?
+            .map(|(row, _)| row);
         let refusal = NewRefusal {
             node,
             reason: refused.refused.reason,
@@ -302,19 +361,24 @@ impl Committer {
 }
 
 fn refused(reason: RefusalReason, detail: &str) -> Verdict {
-    Verdict::Refused(Refusal { reason, detail: detail.to_owned() })
+    Verdict::Refused(Refusal {
+        reason,
+        detail: detail.to_owned(),
+    })
 }
 
 /// What is wrong with a segment that is not kept in its stream, where something is.
 fn complaint(verdict: &Verdict) -> Option<(RefusalReason, String)> {
     match verdict {
         Verdict::Accepted | Verdict::Quarantined(_) | Verdict::Duplicate => None,
-        Verdict::Ahead { expected } => {
-            Some((RefusalReason::Ahead, format!("segment {expected} is the next one")))
-        }
-        Verdict::Fork { known } => {
-            Some((RefusalReason::Fork, format!("this number was admitted with hash {known}")))
-        }
+        Verdict::Ahead { expected } => Some((
+            RefusalReason::Ahead,
+            format!("segment {expected} is the next one"),
+        )),
+        Verdict::Fork { known } => Some((
+            RefusalReason::Fork,
+            format!("this number was admitted with hash {known}"),
+        )),
         Verdict::Refused(refusal) => Some((refusal.reason, refusal.detail.clone())),
     }
 }
@@ -326,4 +390,3 @@ fn answer(job: Job, verdict: Option<Verdict>) {
         (Job::Segment { .. }, None) => {}
     }
 }
-

@@ -15,11 +15,16 @@ pub(crate) fn bytes<const N: usize>(
     what: &'static str,
 ) -> Result<[u8; N], StoreError> {
     let held: &[u8] = row.try_get(column)?;
-    held.try_into().map_err(|_| StoreError::damaged(what, format!("{} bytes", held.len())))
+    held.try_into()
+        .map_err(|_| StoreError::damaged(what, format!("{} bytes", held.len())))
 }
 
 /// An identifier of 16 bytes.
-pub(crate) fn id(row: &SqliteRow, column: &str, what: &'static str) -> Result<[u8; 16], StoreError> {
+pub(crate) fn id(
+    row: &SqliteRow,
+    column: &str,
+    what: &'static str,
+) -> Result<[u8; 16], StoreError> {
     bytes(row, column, what)
 }
 
@@ -70,5 +75,8 @@ pub(crate) fn seq(seq: Seq) -> Result<i64, StoreError> {
 
 /// A count as a BIGINT takes it.
 pub(crate) fn number(value: u64, what: &'static str) -> Result<i64, StoreError> {
-    i64::try_from(value).map_err(|_| StoreError::TooLarge { what, value: value.into() })
+    i64::try_from(value).map_err(|_| StoreError::TooLarge {
+        what,
+        value: value.into(),
+    })
 }

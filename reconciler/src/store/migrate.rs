@@ -14,8 +14,16 @@ use super::StoreError;
 
 /// Number, name and text of every migration, in order.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
-    (1, "ingest", include_str!("../../migrations/0001_ingest.sql")),
-    (2, "billing", include_str!("../../migrations/0002_billing.sql")),
+    (
+        1,
+        "ingest",
+        include_str!("../../migrations/0001_ingest.sql"),
+    ),
+    (
+        2,
+        "billing",
+        include_str!("../../migrations/0002_billing.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.

@@ -94,7 +94,10 @@ pub async fn add_record(
 /// When the database fails.
 pub async fn records(conn: &mut Connection, node: NodeRow) -> Result<Vec<Vec<u8>>, StoreError> {
     let query = "SELECT record FROM node_records WHERE node = $1 ORDER BY number";
-    Ok(sqlx::query_scalar(query).bind(node.0).fetch_all(conn).await?)
+    Ok(sqlx::query_scalar(query)
+        .bind(node.0)
+        .fetch_all(conn)
+        .await?)
 }
 
 /// The node with that id.
@@ -124,7 +127,9 @@ pub async fn by_name(conn: &mut Connection, name: &str) -> Result<Vec<Node>, Sto
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn all(conn: &mut Connection) -> Result<Vec<Node>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM nodes ORDER BY id").fetch_all(conn).await?;
+    let rows = sqlx::query("SELECT * FROM nodes ORDER BY id")
+        .fetch_all(conn)
+        .await?;
     rows.iter().map(read).collect()
 }
 
@@ -143,15 +148,18 @@ pub async fn set_state(
         NodeState::Banned { at, reason } => (*at, Some(reason.as_str())),
         NodeState::Retired { at } => (*at, None),
     };
-    let changed =
-        sqlx::query("UPDATE nodes SET state = $1, state_at = $2, state_reason = $3 WHERE node = $4")
-            .bind(state.as_str())
-            .bind(at.as_i64())
-            .bind(reason)
-            .bind(node.0.to_vec())
-            .execute(&mut *conn)
-            .await?;
-    sqlx::query("UPDATE meta SET node_states = node_states + 1").execute(conn).await?;
+    let changed = sqlx::query(
+        "UPDATE nodes SET state = $1, state_at = $2, state_reason = $3 WHERE node = $4",
+    )
+    .bind(state.as_str())
+    .bind(at.as_i64())
+    .bind(reason)
+    .bind(node.0.to_vec())
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("UPDATE meta SET node_states = node_states + 1")
+        .execute(conn)
+        .await?;
     Ok(changed.rows_affected() > 0)
 }
 
@@ -201,8 +209,16 @@ pub async fn key_ring(conn: &mut Connection, node: &Node) -> Result<KeyRing, Sto
     let query = "SELECT stream, from_seq, key FROM rotations WHERE node = $1 ORDER BY from_seq";
     for row in sqlx::query(query).bind(node.row.0).fetch_all(conn).await? {
         let stream = StreamId(bytes(&row, "stream", "rotations.stream")?);
-        let from = Seq(super::column::unsigned(&row, "from_seq", "rotations.from_seq")?);
-        ring.rotate(stream, from, PublicKey(bytes(&row, "key", "rotations.key")?));
+        let from = Seq(super::column::unsigned(
+            &row,
+            "from_seq",
+            "rotations.from_seq",
+        )?);
+        ring.rotate(
+            stream,
+            from,
+            PublicKey(bytes(&row, "key", "rotations.key")?),
+        );
     }
     Ok(ring)
 }
@@ -214,7 +230,10 @@ fn read(row: &SqliteRow) -> Result<Node, StoreError> {
         "active" => NodeState::Active,
         "banned" => {
             let reason: Option<String> = row.try_get("state_reason")?;
-            NodeState::Banned { at: state_at, reason: reason.unwrap_or_default() }
+            NodeState::Banned {
+                at: state_at,
+                reason: reason.unwrap_or_default(),
+            }
         }
         "retired" => NodeState::Retired { at: state_at },
         other => return Err(StoreError::damaged("nodes.state", other)),

@@ -58,7 +58,11 @@ pub async fn insert(conn: &mut Connection, new: &NewRefusal<'_>) -> Result<(), S
     .bind(new.at.as_i64())
     .execute(&mut *conn)
     .await?;
-    if keeps { keep(conn, new, size).await } else { Ok(()) }
+    if keeps {
+        keep(conn, new, size).await
+    } else {
+        Ok(())
+    }
 }
 
 async fn within_budget(
@@ -67,12 +71,13 @@ async fn within_budget(
     reason: RefusalReason,
     size: i64,
 ) -> Result<bool, StoreError> {
-    let kept: Option<(i64, i64)> =
-        sqlx::query_as("SELECT kept_count, kept_bytes FROM refusal_counts WHERE node = $1 AND reason = $2")
-            .bind(node)
-            .bind(reason.as_str())
-            .fetch_optional(conn)
-            .await?;
+    let kept: Option<(i64, i64)> = sqlx::query_as(
+        "SELECT kept_count, kept_bytes FROM refusal_counts WHERE node = $1 AND reason = $2",
+    )
+    .bind(node)
+    .bind(reason.as_str())
+    .fetch_optional(conn)
+    .await?;
     let (count, bytes) = kept.unwrap_or((0, 0));
     let room = number(BUDGET_BYTES, "budget")?.saturating_sub(bytes);
     Ok(count < number(BUDGET_COUNT, "budget")? && size <= room)

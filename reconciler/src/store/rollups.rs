@@ -39,7 +39,14 @@ pub async fn add(conn: &mut Connection, stream: &Stream, cells: &Cells) -> Resul
         let last = last_of(cells, name, *meter);
         for (hour, row) in by_hour(quarters) {
             let mut arguments = SqliteArguments::default();
-            bind_row(&mut arguments, hour, workloads[name], i64::from(meter.code()), &row, &last)?;
+            bind_row(
+                &mut arguments,
+                hour,
+                workloads[name],
+                i64::from(meter.code()),
+                &row,
+                &last,
+            )?;
             sqlx::query_with(sqlx::AssertSqlSafe(upsert.clone()), arguments)
                 .execute(&mut *conn)
                 .await?;
@@ -63,7 +70,10 @@ fn last_of(
         .filter(own)
         .max_by_key(|register| register.at)
         .map_or((0, vec![0; 16]), |register| {
-            (register.at.as_i64(), register.reading.0.to_be_bytes().to_vec())
+            (
+                register.at.as_i64(),
+                register.reading.0.to_be_bytes().to_vec(),
+            )
         })
 }
 
@@ -113,13 +123,18 @@ fn bind_row(
 ) -> Result<(), StoreError> {
     use sqlx::Arguments as _;
     let mut bind = |value: i64| {
-        arguments.add(value).map_err(|error| StoreError::Sql(sqlx::Error::Encode(error)))
+        arguments
+            .add(value)
+            .map_err(|error| StoreError::Sql(sqlx::Error::Encode(error)))
     };
     bind(number(hour, "an hour")?)?;
     bind(workload)?;
     bind(meter)?;
     let wide = |value: u128| {
-        i64::try_from(value).map_err(|_| StoreError::TooLarge { what: "a rollup cell", value })
+        i64::try_from(value).map_err(|_| StoreError::TooLarge {
+            what: "a rollup cell",
+            value,
+        })
     };
     let fields: [fn(&Cell) -> u128; 6] = [
         |cell| cell.quantity,
@@ -135,7 +150,9 @@ fn bind_row(
         }
     }
     bind(last.0)?;
-    arguments.add(last.1.clone()).map_err(|error| StoreError::Sql(sqlx::Error::Encode(error)))
+    arguments
+        .add(last.1.clone())
+        .map_err(|error| StoreError::Sql(sqlx::Error::Encode(error)))
 }
 
 async fn workload(

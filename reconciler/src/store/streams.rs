@@ -89,8 +89,14 @@ pub async fn find(
     node: NodeRow,
     stream: StreamId,
 ) -> Result<Option<Stream>, StoreError> {
-    let query = sqlx::query(sqlx::AssertSqlSafe(format!("{STREAM} WHERE s.node = $1 AND s.stream = $2")));
-    let row = query.bind(node.0).bind(stream.0.as_slice()).fetch_optional(conn).await?;
+    let query = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "{STREAM} WHERE s.node = $1 AND s.stream = $2"
+    )));
+    let row = query
+        .bind(node.0)
+        .bind(stream.0.as_slice())
+        .fetch_optional(conn)
+        .await?;
     row.as_ref().map(read_stream).transpose()
 }
 
@@ -100,7 +106,12 @@ pub async fn find(
 /// As [`find`].
 pub async fn all(conn: &mut Connection) -> Result<Vec<Stream>, StoreError> {
     let query = sqlx::query(sqlx::AssertSqlSafe(format!("{STREAM} ORDER BY s.id")));
-    query.fetch_all(conn).await?.iter().map(read_stream).collect()
+    query
+        .fetch_all(conn)
+        .await?
+        .iter()
+        .map(read_stream)
+        .collect()
 }
 
 fn read_stream(row: &SqliteRow) -> Result<Stream, StoreError> {
@@ -238,7 +249,8 @@ pub async fn hash_at(
         .bind(column::seq(seq)?)
         .fetch_optional(conn)
         .await?;
-    row.map(|row| bytes(&row, "hash", "segments.hash").map(Hash)).transpose()
+    row.map(|row| bytes(&row, "hash", "segments.hash").map(Hash))
+        .transpose()
 }
 
 /// Makes the row of a stream whose first segment is admitted in the same transaction.
@@ -283,7 +295,11 @@ pub async fn insert_segment(
     stream: StreamRow,
     new: &NewSegment<'_>,
 ) -> Result<(), StoreError> {
-    let (code, words) = new.doubt.as_ref().map(|(code, words)| (*code, words.as_str())).unzip();
+    let (code, words) = new
+        .doubt
+        .as_ref()
+        .map(|(code, words)| (*code, words.as_str()))
+        .unzip();
     sqlx::query(
         "INSERT INTO segments (stream, seq, hash, covered_from, covered_through, received_at, verdict, \
          doubt_code, doubt, interval_count, bytes) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
@@ -393,7 +409,11 @@ pub async fn claims(conn: &mut Connection, boot: BootId) -> Result<Vec<Claim>, S
 ///
 /// # Errors
 /// When the database fails.
-pub async fn put_claim(conn: &mut Connection, node: NodeRow, claim: &Claim) -> Result<(), StoreError> {
+pub async fn put_claim(
+    conn: &mut Connection,
+    node: NodeRow,
+    claim: &Claim,
+) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO boots (boot, node, claim, seen_from, seen_through, counted_from, counted_through) \
          VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (boot, node) DO UPDATE SET \
@@ -443,8 +463,16 @@ pub async fn insert_gaps(
 /// # Errors
 /// As [`find`].
 pub async fn of_node(conn: &mut Connection, node: NodeRow) -> Result<Vec<Stream>, StoreError> {
-    let query = sqlx::query(sqlx::AssertSqlSafe(format!("{STREAM} WHERE s.node = $1 ORDER BY s.id")));
-    query.bind(node.0).fetch_all(conn).await?.iter().map(read_stream).collect()
+    let query = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "{STREAM} WHERE s.node = $1 ORDER BY s.id"
+    )));
+    query
+        .bind(node.0)
+        .fetch_all(conn)
+        .await?
+        .iter()
+        .map(read_stream)
+        .collect()
 }
 
 /// Segments of a stream that account for time in `[from, to)`, in order.

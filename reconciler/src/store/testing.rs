@@ -9,6 +9,8 @@ use super::Store;
 pub(crate) async fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join(Store::FILE_NAME);
-    let store = Store::create(&path, StoreEpoch([7; 16]), Timestamp::EPOCH).await.expect("a new store");
+    let store = Store::create(&path, StoreEpoch([7; 16]), Timestamp::EPOCH)
+        .await
+        .expect("a new store");
     (folder, store)
 }

@@ -31,8 +31,16 @@ pub(super) struct Curve {
 impl Drawing {
     pub(super) fn of(chart: &Chart) -> Self {
         let rows = ranked(&chart.series);
-        let length = rows.iter().map(|(_, points)| points.len()).max().unwrap_or(0);
-        let sums = (0..length).map(|at| rows.iter().map(|(_, points)| value(points, at)).sum::<u64>());
+        let length = rows
+            .iter()
+            .map(|(_, points)| points.len())
+            .max()
+            .unwrap_or(0);
+        let sums = (0..length).map(|at| {
+            rows.iter()
+                .map(|(_, points)| value(points, at))
+                .sum::<u64>()
+        });
         let step = chart.step.0.max(1);
         // The scale ends at a quarter CPU more than the highest point, at least at a quarter.
         let quarter = step.div_ceil(4);
@@ -44,10 +52,20 @@ impl Drawing {
             .map(|(colour, (label, points))| {
                 let path = area(&mut below, points, top);
                 let now = points.iter().rev().find_map(|point| *point).unwrap_or(0);
-                Curve { colour, label: label.clone(), now: cpus(now, step), path }
+                Curve {
+                    colour,
+                    label: label.clone(),
+                    now: cpus(now, step),
+                    path,
+                }
             })
             .collect();
-        Self { curves, top: cpus(top, step), from: chart.from.to_string(), to: chart.to.to_string() }
+        Self {
+            curves,
+            top: cpus(top, step),
+            from: chart.from.to_string(),
+            to: chart.to.to_string(),
+        }
     }
 }
 
@@ -55,19 +73,34 @@ impl Drawing {
 fn ranked(series: &[Series]) -> Vec<(String, Vec<Option<u64>>)> {
     let mut rows: Vec<(String, Vec<Option<u64>>)> = series
         .iter()
-        .map(|series| (format!("{} · {}", series.node_name, series.workload), series.points.clone()))
+        .map(|series| {
+            (
+                format!("{} · {}", series.node_name, series.workload),
+                series.points.clone(),
+            )
+        })
         .collect();
     rows.sort_by_key(|(_, points)| std::cmp::Reverse(points.iter().flatten().sum::<u64>()));
     if rows.len() <= COLOURS {
         return rows;
     }
     let rest = rows.split_off(COLOURS - 1);
-    let length = rest.iter().map(|(_, points)| points.len()).max().unwrap_or(0);
+    let length = rest
+        .iter()
+        .map(|(_, points)| points.len())
+        .max()
+        .unwrap_or(0);
     let sum = |at| {
-        let known: Vec<u64> = rest.iter().filter_map(|(_, points)| *points.get(at)?).collect();
+        let known: Vec<u64> = rest
+            .iter()
+            .filter_map(|(_, points)| *points.get(at)?)
+            .collect();
         (!known.is_empty()).then(|| known.iter().sum())
     };
-    rows.push((format!("{} more", rest.len()), (0..length).map(sum).collect()));
+    rows.push((
+        format!("{} more", rest.len()),
+        (0..length).map(sum).collect(),
+    ));
     rows
 }
 
@@ -80,10 +113,16 @@ fn area(below: &mut [u64], points: &[Option<u64>], top: u64) -> String {
     let last = (below.len().max(2) - 1) as u64;
     let x = |at: usize| at as u64 * WIDTH / last;
     let y = |value: u64| {
-        HEIGHT - u64::try_from(u128::from(value) * u128::from(HEIGHT) / u128::from(top.max(1))).unwrap_or(HEIGHT)
+        HEIGHT
+            - u64::try_from(u128::from(value) * u128::from(HEIGHT) / u128::from(top.max(1)))
+                .unwrap_or(HEIGHT)
     };
-    let floor: Vec<String> =
-        below.iter().enumerate().rev().map(|(at, value)| format!("{} {}", x(at), y(*value))).collect();
+    let floor: Vec<String> = below
+        .iter()
+        .enumerate()
+        .rev()
+        .map(|(at, value)| format!("{} {}", x(at), y(*value)))
+        .collect();
     let ceiling: Vec<String> = below
         .iter_mut()
         .enumerate()
@@ -132,7 +171,10 @@ mod tests {
 
     #[test]
     fn curves_are_stacked_within_the_scale() {
-        let drawing = Drawing::of(&chart(&[&[Some(500_000), Some(250_000)], &[None, Some(600_000)]]));
+        let drawing = Drawing::of(&chart(&[
+            &[Some(500_000), Some(250_000)],
+            &[None, Some(600_000)],
+        ]));
         assert_eq!(drawing.top, "1.000");
         assert_eq!(drawing.curves[0].path, "M0 90L720 135L720 180L0 180Z");
         assert_eq!(drawing.curves[1].path, "M0 90L720 27L720 135L0 90Z");

@@ -11,7 +11,11 @@ const KIB: u128 = 1 << 10;
 pub(super) fn quantity(value: u128, unit: Unit) -> String {
     match unit {
         Unit::Microseconds => seconds(value),
-        Unit::Seconds => duration(u64::try_from(value).unwrap_or(u64::MAX).saturating_mul(SECOND_US)),
+        Unit::Seconds => duration(
+            u64::try_from(value)
+                .unwrap_or(u64::MAX)
+                .saturating_mul(SECOND_US),
+        ),
         Unit::Bytes => bytes(value),
         Unit::ByteSeconds => byte_seconds(value),
         Unit::Operations => grouped(value),
@@ -52,7 +56,11 @@ fn bytes(value: u128) -> String {
 }
 
 fn byte_seconds(value: u128) -> String {
-    if value >= GIB * 36 { scaled(value, GIB * 3600, "GiB·h") } else { scaled(value, MIB * 3600, "MiB·h") }
+    if value >= GIB * 36 {
+        scaled(value, GIB * 3600, "GiB·h")
+    } else {
+        scaled(value, MIB * 3600, "MiB·h")
+    }
 }
 
 fn scaled(value: u128, unit: u128, name: &str) -> String {
@@ -82,8 +90,14 @@ mod tests {
         assert_eq!(quantity(1_999_999, Unit::Microseconds), "1.999 s");
         assert_eq!(quantity(3_723_000_000, Unit::Microseconds), "1 h 02 m 03 s");
         assert_eq!(quantity(1_048_575, Unit::Bytes), "1\u{202f}023.99 KiB");
-        assert_eq!(quantity(GIB * 3600 * 3 / 2, Unit::ByteSeconds), "1.50 GiB·h");
-        assert_eq!(quantity(1_234_567, Unit::Operations), "1\u{202f}234\u{202f}567");
+        assert_eq!(
+            quantity(GIB * 3600 * 3 / 2, Unit::ByteSeconds),
+            "1.50 GiB·h"
+        );
+        assert_eq!(
+            quantity(1_234_567, Unit::Operations),
+            "1\u{202f}234\u{202f}567"
+        );
         assert_eq!(quantity(90_061, Unit::Seconds), "1 d 01 h");
         assert_eq!(duration(59_960_000), "59.9 s");
     }

@@ -35,8 +35,10 @@ impl UsageTable {
             .iter()
             .filter(|(meter, _)| usage.iter().any(|usage| usage.meter == *meter))
             .collect();
-        let mut workloads: Vec<(&str, &str)> =
-            usage.iter().map(|usage| (usage.node_name.as_str(), usage.workload.as_str())).collect();
+        let mut workloads: Vec<(&str, &str)> = usage
+            .iter()
+            .map(|usage| (usage.node_name.as_str(), usage.workload.as_str()))
+            .collect();
         workloads.sort_unstable();
         workloads.dedup();
         let rows = workloads
@@ -49,7 +51,10 @@ impl UsageTable {
                 Row::of(&own, &shown)
             })
             .collect();
-        Self { headings: shown.iter().map(|(_, heading)| *heading).collect(), rows }
+        Self {
+            headings: shown.iter().map(|(_, heading)| *heading).collect(),
+            rows,
+        }
     }
 }
 
@@ -63,14 +68,21 @@ impl Row {
                 Cell {
                     meter: meter.name(),
                     text: value.map(|value| human::quantity(value, meter.unit())),
-                    exact: usage.map_or_else(String::new, |usage| format!("{} {}", usage.quantity, usage.unit)),
-                    doubtful: usage.is_some_and(|usage| usage.unmeasured.0 > 0 || usage.interpolated.0 > 0),
+                    exact: usage.map_or_else(String::new, |usage| {
+                        format!("{} {}", usage.quantity, usage.unit)
+                    }),
+                    doubtful: usage
+                        .is_some_and(|usage| usage.unmeasured.0 > 0 || usage.interpolated.0 > 0),
                 }
             })
             .collect();
         Self {
-            node_name: own.first().map_or_else(String::new, |usage| usage.node_name.clone()),
-            workload: own.first().map_or_else(String::new, |usage| usage.workload.to_string()),
+            node_name: own
+                .first()
+                .map_or_else(String::new, |usage| usage.node_name.clone()),
+            workload: own
+                .first()
+                .map_or_else(String::new, |usage| usage.workload.to_string()),
             is_host: own.first().is_some_and(|usage| usage.workload.is_host()),
             account: own.first().and_then(|usage| usage.account.clone()),
             cells,

@@ -68,7 +68,11 @@ fn overview() -> Overview {
                 received_at: at,
                 covered_through: at,
             }),
-            coverage: Coverage { exact: Micros(750), missing: Micros(250), ..Coverage::default() },
+            coverage: Coverage {
+                exact: Micros(750),
+                missing: Micros(250),
+                ..Coverage::default()
+            },
             lag: Some(Micros(1_500_000)),
             refused: 3,
             quarantined: 0,
@@ -79,10 +83,22 @@ fn overview() -> Overview {
 #[test]
 fn the_first_page_shows_the_figures_and_where_they_come_from() {
     let page = first_page(&overview()).unwrap();
-    for figure in ["1.800000", "1.234 s", "1234567 µs", "edge-1", ">41<", "1.5 s", "3 refused", "unassigned"] {
+    for figure in [
+        "1.800000",
+        "1.234 s",
+        "1234567 µs",
+        "edge-1",
+        ">41<",
+        "1.5 s",
+        "3 refused",
+        "unassigned",
+    ] {
         assert!(page.contains(figure), "{figure} is missing in {page}");
     }
-    assert!(page.contains(r#"<rect class="exact" x="250" width="750""#), "three quarters are exact");
+    assert!(
+        page.contains(r#"<rect class="exact" x="250" width="750""#),
+        "three quarters are exact"
+    );
     assert!(!page.contains("segments in quarantine"), "there is none");
 }
 
@@ -104,7 +120,10 @@ fn the_page_runs_no_inline_script_and_names_no_other_origin() {
 #[test]
 fn the_fragment_is_a_part_of_the_page() {
     let overview = overview();
-    let (page, fragment) = (first_page(&overview).unwrap(), first_page_fragment(&overview).unwrap());
+    let (page, fragment) = (
+        first_page(&overview).unwrap(),
+        first_page_fragment(&overview).unwrap(),
+    );
     assert!(page.contains(fragment.trim()));
 }
 
@@ -131,8 +150,17 @@ fn an_invoice_shows_each_step() {
         notes: vec!["edge-2 is outstanding".to_owned()],
     };
     let page = invoice_page(&view).unwrap();
-    for part in ["TS-2026-000001", "0.5 × 3.60 = 1.8", "edge-2 is outstanding", "1800000000 µs"] {
+    for part in [
+        "TS-2026-000001",
+        "0.5 × 3.60 = 1.8",
+        "edge-2 is outstanding",
+        "1800000000 µs",
+    ] {
         assert!(page.contains(part), "{part}");
     }
-    assert!(login_page(Some("no such token")).unwrap().contains("no such token"));
+    assert!(
+        login_page(Some("no such token"))
+            .unwrap()
+            .contains("no such token")
+    );
 }

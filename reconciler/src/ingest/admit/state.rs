@@ -37,7 +37,9 @@ impl StreamStatus {
     /// By name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Open, Self::Frozen, Self::Ended].into_iter().find(|status| status.as_str() == name)
+        [Self::Open, Self::Frozen, Self::Ended]
+            .into_iter()
+            .find(|status| status.as_str() == name)
     }
 }
 
@@ -100,7 +102,10 @@ impl StreamState {
     /// Next number and head, as messages carry them.
     #[must_use]
     pub fn position(&self) -> Position {
-        Position { next: self.next, head: self.head }
+        Position {
+            next: self.next,
+            head: self.head,
+        }
     }
 
     /// Moves on by a segment that was admitted, counted or not.
@@ -118,14 +123,19 @@ impl StreamState {
         self.next = header.seq.next();
         self.head = Some(hash);
         let through = header.covered_through;
-        self.covered_through = Some(self.covered_through.map_or(through, |held| held.max(through)));
+        self.covered_through = Some(
+            self.covered_through
+                .map_or(through, |held| held.max(through)),
+        );
         if header.purpose == Purpose::Final {
             self.status = StreamStatus::Ended;
         }
     }
 
     fn advance_register(&mut self, block: &Block, run: &Run) {
-        self.next_register = self.next_register.max(RegisterId(run.register.0.saturating_add(1)));
+        self.next_register = self
+            .next_register
+            .max(RegisterId(run.register.0.saturating_add(1)));
         if run.closed.is_some() {
             self.open.remove(&run.register);
             return;
@@ -139,7 +149,12 @@ impl StreamState {
             }
             _ => {
                 let workload = Arc::new(block.workload.clone());
-                let open = OpenRegister { workload, meter: run.meter, reading, end };
+                let open = OpenRegister {
+                    workload,
+                    meter: run.meter,
+                    reading,
+                    end,
+                };
                 self.open.insert(run.register, open);
             }
         }

@@ -109,7 +109,9 @@ pub enum Doubt {
         register: RegisterId,
     },
     /// Two registers measure one thing at one time.
-    #[error("{meter} of {workload} is measured by another register at the same time, in stream {stream}")]
+    #[error(
+        "{meter} of {workload} is measured by another register at the same time, in stream {stream}"
+    )]
     Overlap {
         /// The workload.
         workload: WorkloadName,

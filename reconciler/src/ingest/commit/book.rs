@@ -72,7 +72,9 @@ impl Book {
 
     /// Forgets what is known of nodes if another process changed the state of one.
     pub(super) async fn refresh_nodes(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
-        let states: i64 = sqlx::query_scalar("SELECT node_states FROM meta").fetch_one(conn).await?;
+        let states: i64 = sqlx::query_scalar("SELECT node_states FROM meta")
+            .fetch_one(conn)
+            .await?;
         if self.node_states != Some(states) {
             self.nodes.clear();
             self.node_states = Some(states);
@@ -88,7 +90,9 @@ impl Book {
         if let Some(known) = self.nodes.get(&id) {
             return Ok(Some(known.clone()));
         }
-        let Some(node) = nodes::by_id(conn, id).await? else { return Ok(None) };
+        let Some(node) = nodes::by_id(conn, id).await? else {
+            return Ok(None);
+        };
         let known = (node.row, node.state);
         self.nodes.insert(id, known.clone());
         Ok(Some(known))
@@ -109,7 +113,10 @@ impl Book {
         if !self.touched.contains(&key) {
             self.touched.push(key);
         }
-        Ok(self.streams.get_mut(&key).expect("it was inserted when it was missing"))
+        Ok(self
+            .streams
+            .get_mut(&key)
+            .expect("it was inserted when it was missing"))
     }
 
     /// Registers of the node's other streams that account for time of this segment.
@@ -120,7 +127,11 @@ impl Book {
         header: &Header,
     ) -> Result<Vec<Life>, StoreError> {
         if !self.siblings.contains_key(&node) {
-            let extents = streams::of_node(conn, node).await?.iter().map(Extent::of).collect();
+            let extents = streams::of_node(conn, node)
+                .await?
+                .iter()
+                .map(Extent::of)
+                .collect();
             self.siblings.insert(node, extents);
         }
         let others: Vec<Extent> = self.siblings[&node]
@@ -151,18 +162,25 @@ impl Book {
     /// Notes that the segment's node saw, and counted, its time in its boot.
     pub(super) fn claim(&mut self, header: &Header, counted: bool) {
         let claims = self.claims.entry(header.boot).or_default();
-        let order = claims.iter().map(|claim| claim.order).max().map_or(1, |last| last + 1);
+        let order = claims
+            .iter()
+            .map(|claim| claim.order)
+            .max()
+            .map_or(1, |last| last + 1);
         let (from, through) = (header.from, header.covered_through);
-        let place = claims.iter().position(|claim| claim.node == header.node).unwrap_or_else(|| {
-            claims.push(Claim {
-                boot: header.boot,
-                node: header.node,
-                order,
-                seen: (from, through),
-                counted: (from, from),
+        let place = claims
+            .iter()
+            .position(|claim| claim.node == header.node)
+            .unwrap_or_else(|| {
+                claims.push(Claim {
+                    boot: header.boot,
+                    node: header.node,
+                    order,
+                    seen: (from, through),
+                    counted: (from, from),
+                });
+                claims.len() - 1
             });
-            claims.len() - 1
-        });
         let claim = &mut claims[place];
         claim.seen = (claim.seen.0.min(from), claim.seen.1.max(through));
         if counted {
@@ -179,10 +197,15 @@ impl Book {
     /// Writes what changed in the open transaction: heads (compare-and-set) and claims.
     pub(super) async fn settle(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
         for key in std::mem::take(&mut self.touched) {
-            let Some(entry) = self.streams.get_mut(&key).filter(|entry| entry.touched) else { continue };
+            let Some(entry) = self.streams.get_mut(&key).filter(|entry| entry.touched) else {
+                continue;
+            };
             let Some(row) = entry.row else { continue };
             if !streams::advance(conn, row, entry.stored, &entry.state, entry.boot).await? {
-                return Err(StoreError::damaged("streams", "another process moved a stream of ours"));
+                return Err(StoreError::damaged(
+                    "streams",
+                    "another process moved a stream of ours",
+                ));
             }
             entry.stored = entry.state.next;
             entry.touched = false;
@@ -192,7 +215,10 @@ impl Book {
             }
         }
         for (boot, node) in std::mem::take(&mut self.changed_claims) {
-            let claim = self.claims.get(&boot).and_then(|all| all.iter().find(|claim| claim.node == node));
+            let claim = self
+                .claims
+                .get(&boot)
+                .and_then(|all| all.iter().find(|claim| claim.node == node));
             if let (Some(claim), Some((row, _))) = (claim, self.nodes.get(&node)) {
                 streams::put_claim(conn, *row, claim).await?;
             }
@@ -216,7 +242,12 @@ fn extend(extents: &mut Vec<Extent>, row: StreamRow, stream: StreamId, through: 
     match extents.iter_mut().find(|extent| extent.row == row) {
         Some(extent) => extent.through = extent.through.max(through),
         // Its beginning is only narrowed by this: the store has the rest when the cache is read again.
-        None => extents.push(Extent { row, stream, from: Timestamp::EPOCH, through }),
+        None => extents.push(Extent {
+            row,
+            stream,
+            from: Timestamp::EPOCH,
+            through,
+        }),
     }
 }
 
@@ -229,14 +260,23 @@ async fn read(
 ) -> Result<Entry, StoreError> {
     let mut state = StreamState::new(node, stream);
     let Some(found) = streams::find(conn, row, stream).await? else {
-        return Ok(Entry { row: None, state, boot: None, touched: false, stored: Seq::FIRST });
+        return Ok(Entry {
+            row: None,
+            state,
+            boot: None,
+            touched: false,
+            stored: Seq::FIRST,
+        });
     };
     state.open = streams::open_registers(conn, found.row).await?;
     let mut next = found.rolled;
     while next < found.next {
         let page = streams::segments_from(conn, found.row, next, TAIL_PAGE).await?;
         if page.is_empty() {
-            return Err(StoreError::damaged("segments", format!("segment {next} is missing")));
+            return Err(StoreError::damaged(
+                "segments",
+                format!("segment {next} is missing"),
+            ));
         }
         for stored in page {
             let seq = stored.seq;
@@ -250,7 +290,13 @@ async fn read(
     state.head = (found.next > Seq::FIRST).then_some(found.head);
     state.covered_through = Some(found.covered_through);
     state.next_register = state.next_register.max(found.next_register);
-    Ok(Entry { row: Some(found.row), state, boot: None, touched: false, stored: found.next })
+    Ok(Entry {
+        row: Some(found.row),
+        state,
+        boot: None,
+        touched: false,
+        stored: found.next,
+    })
 }
 
 /// What the other stream measured within the segment's time, by its stored segments there.
@@ -264,22 +310,32 @@ async fn lives_within(
     let mut lives = Vec::new();
     for segment in stored.into_iter().filter(|segment| segment.counted) {
         for block in segment.read()?.1 {
-            lives.extend(block.runs().iter().filter_map(|run| life(other.stream, &block, run)));
+            lives.extend(
+                block
+                    .runs()
+                    .iter()
+                    .filter_map(|run| life(other.stream, &block, run)),
+            );
         }
     }
     Ok(lives)
 }
 
 /// The measured part of a run.
-fn life(
-    stream: StreamId,
-    block: &Block,
-    run: &tallystick_common::segment::Run,
-) -> Option<Life> {
+fn life(stream: StreamId, block: &Block, run: &tallystick_common::segment::Run) -> Option<Life> {
     use tallystick_common::reading::Quality;
-    let measured =
-        || block.intervals(run).filter(|interval| !matches!(interval.quality, Quality::Unmeasured(_)));
+    let measured = || {
+        block
+            .intervals(run)
+            .filter(|interval| !matches!(interval.quality, Quality::Unmeasured(_)))
+    };
     let from = measured().map(|interval| interval.start).min()?;
     let through = measured().map(|interval| interval.end).max()?;
-    Some(Life { stream, workload: block.workload.clone(), meter: run.meter, from, through })
+    Some(Life {
+        stream,
+        workload: block.workload.clone(),
+        meter: run.meter,
+        from,
+        through,
+    })
 }
