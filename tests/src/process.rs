@@ -14,10 +14,10 @@ use serde_json::Value;
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a running test has an executable");
-    let folder = own.ancestors().find(|folder| folder.join(name).is_file());
-    folder
+    own.ancestors()
         .map(|folder| folder.join(name))
-        .unwrap_or_else(|| panic!("{name} is not built; run `cargo build --workspace` first"))
+        .find(|path| path.is_file())
+        .expect("the binary is built: run `cargo build --workspace` first")
 }
 
 /// A running `tallystick up`. Ended by SIGKILL when dropped.

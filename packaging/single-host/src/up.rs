@@ -145,7 +145,7 @@ async fn enrolled(data: &Path, ready: &Ready, report: Report) -> anyhow::Result<
     if let Some(identity) = Identity::load(data)? {
         let enrolment = Enrolment {
             addresses: vec![address],
-            ..identity.enrolment.clone()
+            ..identity.enrolment
         };
         return Ok(Identity::store(data, enrolment)?.node());
     }

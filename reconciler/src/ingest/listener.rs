@@ -82,7 +82,7 @@ impl Listener {
         self.endpoint.set_server_config(None);
         let drained = async {
             while let Some(ended) = tasks.join_next().await {
-                report(ended)
+                report(ended);
             }
         };
         if tokio::time::timeout(DRAIN_WITHIN, drained).await.is_err() {

@@ -106,9 +106,9 @@ impl Book {
         stream: StreamId,
     ) -> Result<&mut Entry, StoreError> {
         let key = (node, stream);
-        if !self.streams.contains_key(&key) {
+        if let std::collections::hash_map::Entry::Vacant(e) = self.streams.entry(key) {
             let entry = read(conn, row, node, stream).await?;
-            self.streams.insert(key, entry);
+            e.insert(entry);
         }
         if !self.touched.contains(&key) {
             self.touched.push(key);
@@ -126,13 +126,13 @@ impl Book {
         node: NodeRow,
         header: &Header,
     ) -> Result<Vec<Life>, StoreError> {
-        if !self.siblings.contains_key(&node) {
+        if let std::collections::hash_map::Entry::Vacant(e) = self.siblings.entry(node) {
             let extents = streams::of_node(conn, node)
                 .await?
                 .iter()
                 .map(Extent::of)
                 .collect();
-            self.siblings.insert(node, extents);
+            e.insert(extents);
         }
         let others: Vec<Extent> = self.siblings[&node]
             .iter()
@@ -152,9 +152,9 @@ impl Book {
         conn: &mut Connection,
         boot: BootId,
     ) -> Result<&[Claim], StoreError> {
-        if !self.claims.contains_key(&boot) {
+        if let std::collections::hash_map::Entry::Vacant(e) = self.claims.entry(boot) {
             let claims = streams::claims(conn, boot).await?;
-            self.claims.insert(boot, claims);
+            e.insert(claims);
         }
         Ok(&self.claims[&boot])
     }
