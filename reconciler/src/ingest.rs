@@ -29,8 +29,11 @@ mod guests;
 pub mod intake;
 pub mod listener;
 mod peer;
+mod reset;
 mod session;
 pub mod strangers;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// Connections that may be open at once, unless said otherwise.
 pub const DEFAULT_CONNECTIONS_MAX: usize = 10_000;

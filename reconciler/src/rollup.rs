@@ -18,6 +18,7 @@ use tallystick_common::segment::{Basis, Block, CloseReason, Run};
 use tallystick_common::time::{HOUR_US, QUARTER_HOUR_US, Timestamp, share_until};
 use tokio::sync::{Notify, watch};
 
+use crate::ingest::admit::left_open;
 use crate::store::streams::{self, Stream};
 use crate::store::{Store, StoreError, rollups};
 
@@ -67,11 +68,15 @@ pub struct Cells {
     pub cells: BTreeMap<(WorkloadName, Meter), BTreeMap<u64, Cell>>,
     /// By register.
     pub registers: BTreeMap<RegisterId, RegisterEnd>,
+    /// The registers that the last of the segments leaves open, sorted. A register that was open and
+    /// is not among them is over, though none of its runs says so.
+    pub open: Vec<RegisterId>,
 }
 
 impl Cells {
     /// Adds one segment's blocks. Registers advance over segments that are not counted, too.
     pub fn add(&mut self, blocks: &[Block], counted: bool) {
+        self.open = left_open(blocks);
         for block in blocks {
             for run in block.runs() {
                 self.advance(block, run);
@@ -90,11 +95,12 @@ impl Cells {
         let shape = block.shape(run);
         let before = self.registers.remove(&run.register);
         let opened = run.opened.map(|basis| (basis, shape.start));
+        let accounted = before.as_ref().map_or(shape.start, |before| before.at);
         let end = RegisterEnd {
             workload: block.workload.clone(),
             meter: run.meter,
             opened: opened.or(before.and_then(|before| before.opened)),
-            at: shape.end(),
+            at: shape.end().max(accounted),
             reading: odometer::closing(block, run).unwrap_or(run.opening),
             closed: run.closed,
         };
@@ -151,6 +157,8 @@ pub async fn follow(store: Store, committed: Arc<Notify>, mut stop: watch::Recei
         let stopping = *stop.borrow();
         if let Err(error) = catch_up(&store).await {
             tracing::error!(%error, "rollups could not follow; they try again");
+            // What failed is still to be done, whether or not another segment comes.
+            committed.notify_one();
         }
         if stopping {
             return;

@@ -23,6 +23,7 @@ use tallystick_common::wire::RefusalReason;
 mod state;
 mod verdict;
 
+pub(crate) use state::left_open;
 pub use state::{OpenRegister, StreamState, StreamStatus};
 pub use verdict::{Doubt, Refusal, Verdict};
 
@@ -360,10 +361,5 @@ pub fn rotation(header: &Header) -> Option<PublicKey> {
     }
 }
 
-/// Registers of `blocks` that are opened there.
-pub fn opened(blocks: &[Block]) -> impl Iterator<Item = (RegisterId, &Block)> {
-    blocks.iter().flat_map(|block| {
-        let opened = block.runs().iter().filter(|run| run.opened.is_some());
-        opened.map(move |run| (run.register, block))
-    })
-}
+#[cfg(test)]
+pub(crate) mod tests;

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use tallystick_common::failpoint;
-use tallystick_common::ids::{NodeId, Seq, StreamId};
+use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::seal::VerifiedSegment;
 use tallystick_common::time::Timestamp;
 use tallystick_common::wire::{Position, RefusalReason};
@@ -15,9 +15,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::admit::{self, Refusal, StreamStatus, Surroundings, Verdict};
 use super::intake::{Intake, Later, RefusedBytes, Stopped};
+use crate::audit::{self, Note};
 use crate::store::nodes::{self, NodeRow, NodeState};
 use crate::store::refusals::{self, NewRefusal};
-use crate::store::streams::{self, NewSegment};
+use crate::store::streams::{self, NewSegment, StreamRow};
 use crate::store::{Connection, Store, StoreError};
 
 mod book;
@@ -278,12 +279,14 @@ impl Committer {
             Verdict::Accepted | Verdict::Quarantined(_) => {
                 self.keep(conn, node, segment, &verdict, now).await?;
             }
-            Verdict::Fork { .. } => {
-                if let Some(row) = entry.row {
+            Verdict::Fork { known } => {
+                // The first segment of the other branch; the rest of it is among the refusals, whose
+                // budget bounds what a fork can cost.
+                if entry.state.status != StreamStatus::Frozen {
                     entry.state.status = StreamStatus::Frozen;
                     entry.touched = true;
-                    let (seq, hash) = (header.seq, segment.hash());
-                    streams::insert_fork(conn, row, seq, hash, now, segment.bytes()).await?;
+                    let row = entry.row;
+                    freeze(conn, row, segment, *known, now).await?;
                 }
             }
             Verdict::Duplicate | Verdict::Ahead { .. } | Verdict::Refused(_) => {}
@@ -331,6 +334,7 @@ impl Committer {
         if counted {
             streams::insert_gaps(conn, node, row, &header.gaps).await?;
         }
+        self.book.extend(node, row, header);
         self.book.claim(header, counted);
         Ok(())
     }
@@ -358,6 +362,33 @@ impl Committer {
         };
         refusals::insert(conn, &refusal).await
     }
+}
+
+/// Keeps the segment that begins the other branch of a fork, and notes that the stream stops (I6, I12).
+async fn freeze(
+    conn: &mut Connection,
+    row: Option<StreamRow>,
+    segment: &VerifiedSegment,
+    known: Hash,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(row) = row else { return Ok(()) };
+    let (header, hash) = (segment.header(), segment.hash());
+    streams::insert_fork(conn, row, header.seq, hash, now, segment.bytes()).await?;
+    tracing::error!(
+        node.id = %header.node, stream = %header.stream, seq = %header.seq,
+        "a node forked its stream: it was cloned or rolled back; the stream stops until a person decides"
+    );
+    let note = Note {
+        at: now,
+        actor: "rule:fork",
+        action: "stream.freeze",
+        subject: &header.stream.to_string(),
+        detail: serde_json::json!({
+            "node": header.node, "seq": header.seq, "admitted": known, "other": hash,
+        }),
+    };
+    audit::append(conn, &note).await.map(drop)
 }
 
 fn refused(reason: RefusalReason, detail: &str) -> Verdict {
@@ -390,3 +421,6 @@ fn answer(job: Job, verdict: Option<Verdict>) {
         (Job::Segment { .. }, None) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

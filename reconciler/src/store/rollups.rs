@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use sqlx::sqlite::SqliteArguments;
-use tallystick_common::ids::WorkloadName;
+use tallystick_common::ids::{RegisterId, WorkloadName};
 use tallystick_common::segment::{Basis, CloseReason};
 
 use super::column::number;
@@ -54,6 +54,30 @@ pub async fn add(conn: &mut Connection, stream: &Stream, cells: &Cells) -> Resul
     }
     for (id, register) in &cells.registers {
         put_register(conn, stream, id.0, workloads[&register.workload], register).await?;
+    }
+    close_left_out(conn, stream, &cells.open).await
+}
+
+/// Ends registers that a doubtful segment left out, as admission does.
+async fn close_left_out(
+    conn: &mut Connection,
+    stream: &Stream,
+    open: &[RegisterId],
+) -> Result<(), StoreError> {
+    let query = "SELECT register FROM registers WHERE stream = $1 AND closed IS NULL";
+    let held: Vec<i64> = sqlx::query_scalar(query)
+        .bind(stream.row.0)
+        .fetch_all(&mut *conn)
+        .await?;
+    let is_open = |register: &i64| {
+        u64::try_from(*register).is_ok_and(|id| open.binary_search(&RegisterId(id)).is_ok())
+    };
+    for register in held.into_iter().filter(|register| !is_open(register)) {
+        sqlx::query("UPDATE registers SET closed = 'left_out' WHERE stream = $1 AND register = $2")
+            .bind(stream.row.0)
+            .bind(register)
+            .execute(&mut *conn)
+            .await?;
     }
     Ok(())
 }
@@ -196,7 +220,9 @@ async fn put_register(
     sqlx::query(
         "INSERT INTO registers (stream, register, workload, meter, basis, opened_at, last_at, last_reading, closed) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (stream, register) DO UPDATE SET \
-         last_at = excluded.last_at, last_reading = excluded.last_reading, closed = excluded.closed",
+         workload = excluded.workload, meter = excluded.meter, \
+         last_at = CASE WHEN excluded.last_at > registers.last_at THEN excluded.last_at ELSE registers.last_at END, \
+         last_reading = excluded.last_reading, closed = excluded.closed",
     )
     .bind(stream.row.0)
     .bind(number(register, "a register")?)

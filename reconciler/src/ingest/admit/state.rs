@@ -1,6 +1,6 @@
 //! Where a stream stands: its head, the time it accounts for, its open registers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -110,15 +110,16 @@ impl StreamState {
 
     /// Moves on by a segment that was admitted, counted or not.
     pub fn advance(&mut self, header: &Header, blocks: &[Block], hash: Hash) {
-        let mut named = 0;
         for block in blocks {
             for run in block.runs() {
-                named += usize::from(run.closed.is_none());
                 self.advance_register(block, run);
             }
         }
-        if self.open.len() > named {
-            self.drop_unnamed(blocks);
+        // A register that a doubtful segment left out is over.
+        let named = left_open(blocks);
+        if self.open.len() > named.len() {
+            self.open
+                .retain(|register, _| named.binary_search(register).is_ok());
         }
         self.next = header.seq.next();
         self.head = Some(hash);
@@ -159,11 +160,16 @@ impl StreamState {
             }
         }
     }
+}
 
-    /// A register that a doubtful segment left out is over.
-    fn drop_unnamed(&mut self, blocks: &[Block]) {
-        let runs = blocks.iter().flat_map(Block::runs);
-        let named: BTreeSet<RegisterId> = runs.map(|run| run.register).collect();
-        self.open.retain(|register, _| named.contains(register));
-    }
+/// The registers that a segment leaves open, sorted, each once.
+pub(crate) fn left_open(blocks: &[Block]) -> Vec<RegisterId> {
+    let runs = blocks.iter().flat_map(Block::runs);
+    let mut open: Vec<RegisterId> = runs
+        .filter(|run| run.closed.is_none())
+        .map(|run| run.register)
+        .collect();
+    open.sort_unstable();
+    open.dedup();
+    open
 }

@@ -24,7 +24,7 @@ pub(super) struct Book {
     siblings: HashMap<NodeRow, Vec<Extent>>,
     claims: HashMap<BootId, Vec<Claim>>,
     changed_claims: HashSet<(BootId, NodeId)>,
-    touched: Vec<(NodeId, StreamId)>,
+    touched: HashSet<(NodeId, StreamId)>,
 }
 
 /// One stream.
@@ -110,9 +110,7 @@ impl Book {
             let entry = read(conn, row, node, stream).await?;
             e.insert(entry);
         }
-        if !self.touched.contains(&key) {
-            self.touched.push(key);
-        }
+        self.touched.insert(key);
         Ok(self
             .streams
             .get_mut(&key)
@@ -157,6 +155,21 @@ impl Book {
             e.insert(claims);
         }
         Ok(&self.claims[&boot])
+    }
+
+    /// Notes what time the stream of a segment just stored accounts for: another stream of the node
+    /// may have its segment in the same transaction.
+    pub(super) fn extend(&mut self, node: NodeRow, row: StreamRow, header: &Header) {
+        let extents = self.siblings.entry(node).or_default();
+        match extents.iter_mut().find(|extent| extent.row == row) {
+            Some(extent) => extent.through = extent.through.max(header.covered_through),
+            None => extents.push(Extent {
+                row,
+                stream: header.stream,
+                from: header.from,
+                through: header.covered_through,
+            }),
+        }
     }
 
     /// Notes that the segment's node saw, and counted, its time in its boot.
@@ -209,10 +222,6 @@ impl Book {
             }
             entry.stored = entry.state.next;
             entry.touched = false;
-            let node = self.nodes.get(&key.0).map(|(row, _)| *row);
-            if let (Some(node), Some(through)) = (node, entry.state.covered_through) {
-                extend(self.siblings.entry(node).or_default(), row, key.1, through);
-            }
         }
         for (boot, node) in std::mem::take(&mut self.changed_claims) {
             let claim = self
@@ -235,19 +244,6 @@ impl Extent {
             from: stream.covered_from,
             through: stream.covered_through,
         }
-    }
-}
-
-fn extend(extents: &mut Vec<Extent>, row: StreamRow, stream: StreamId, through: Timestamp) {
-    match extents.iter_mut().find(|extent| extent.row == row) {
-        Some(extent) => extent.through = extent.through.max(through),
-        // Its beginning is only narrowed by this: the store has the rest when the cache is read again.
-        None => extents.push(Extent {
-            row,
-            stream,
-            from: Timestamp::EPOCH,
-            through,
-        }),
     }
 }
 
