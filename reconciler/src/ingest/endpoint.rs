@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use quinn::{IdleTimeout, TokioRuntime, TransportConfig, VarInt};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 use tallystick_common::wire::{ALPN_ENROLL, ALPN_INGEST};
 
+use super::reset;
 use crate::authority::Authority;
 
 /// Wanted size of the UDP receive buffer: the kernel's default loses packets under load.
@@ -53,7 +54,7 @@ pub fn open(address: SocketAddr, authority: &Authority) -> Result<quinn::Endpoin
     let failed = |error| EndpointError::Listen { address, error };
     let socket = socket(address).map_err(failed)?;
     quinn::Endpoint::new(
-        EndpointConfig::default(),
+        reset::endpoint_config(authority),
         Some(config),
         socket,
         Arc::new(TokioRuntime),
