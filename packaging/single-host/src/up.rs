@@ -38,13 +38,11 @@ pub(crate) async fn up(call: Up) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let mut signalled = tokio::spawn(wait_for_signal());
     let (mut reconciler, ready) = start_reconciler(&call, stopped).await?;
-    let ready = tokio::select! {
-        ready = ready => ready.context("the reconciler did not start"),
-        ended = &mut reconciler => match ended {
-            Ok(Err(error)) => Err(error),
-            _ => bail!("the reconciler ended before it was ready"),
-        },
-    }?;
+    // The sender is dropped when the reconciler ends before it is ready: then it says why.
+    let Ok(ready) = ready.await else {
+        reconciler.await??;
+        bail!("the reconciler ended before it was ready");
+    };
     let (stop_agent, agent_stopped) = oneshot::channel::<()>();
     let agent_data = call.data.join("agent");
     let node = enrolled(&agent_data, &ready, report).await?;
