@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 
-use tallystick_common::ids::{BootId, Hash, NodeId, RegisterId, StreamId, WorkloadName};
+use tallystick_common::ids::{BootId, Hash, NodeId, StreamId, WorkloadName};
 use tallystick_common::keys::PublicKey;
 use tallystick_common::meter::{Kind, Meter};
 use tallystick_common::odometer;
