@@ -123,7 +123,10 @@ async fn a_token_makes_one_node() {
     let token = token.to_string().parse().unwrap();
     let enrolment = join(&token).await.unwrap();
     assert_eq!(enrolment.record.name, "edge-1");
-    assert_eq!(enrolment.addresses, std::slice::from_ref(&reconciler.address));
+    assert_eq!(
+        enrolment.addresses,
+        std::slice::from_ref(&reconciler.address)
+    );
     assert_eq!(enrolment.receipt_keys.len(), 1);
 
     assert_eq!(refused_for(join(&token).await), RefusalReason::Token);

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use tallystick_common::ids::Seq;
+use tallystick_common::ids::{RegisterId, Seq};
 use tallystick_common::reading::{Cause, Gap};
 use tallystick_common::segment::{Basis, CloseReason};
 
