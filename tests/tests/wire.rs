@@ -638,8 +638,10 @@ async fn strangers_are_counted_and_told_nothing() {
     .await;
 
     let pinned = tls::pinned(|_| true, ALPN_INGEST).unwrap();
-    let mut link = connection::connect(&ours.address, pinned).await.unwrap();
-    assert!(link.receive().await.is_err());
+    // The refusal may come while connecting or with the first message.
+    if let Ok(mut link) = connection::connect(&ours.address, pinned).await {
+        assert!(link.receive().await.is_err());
+    }
     until("the count", || {
         ours.strangers(StrangerReason::NoCertificate) == 1
     })

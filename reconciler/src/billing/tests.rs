@@ -318,3 +318,28 @@ async fn nothing_is_issued_while_committed_segments_are_not_in_the_rollups() {
         "{behind}"
     );
 }
+
+#[tokio::test]
+async fn quarter_hours_of_which_nothing_was_said_belong_to_nobody() {
+    let (_folder, store) = store().await;
+    node(&store, november()).await;
+    let assigned_from = at("2026-10-03T10:45:00Z");
+    acme(&store, assigned_from).await;
+    cpu(&store, 3, at("2026-10-03T10:00:00Z"), [0, 0, 0, HOUR]).await;
+    // The workload was born in the last quarter-hour: the row says nothing of the three before.
+    let mut tx = store.write().await.unwrap();
+    sqlx::query("UPDATE rollups SET exact0 = 0, exact1 = 0, exact2 = 0")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let span = tallystick_common::period::Period {
+        from: at("2026-10-03T00:00:00Z"),
+        to: at("2026-10-04T00:00:00Z"),
+    };
+    let found = super::usage::assigned(&mut tx, span).await.unwrap();
+    let owners: Vec<_> = found
+        .iter()
+        .map(|usage| usage.account.as_ref().map(ToString::to_string))
+        .collect();
+    assert_eq!(owners, [Some("acme".to_owned())]);
+}

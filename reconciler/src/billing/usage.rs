@@ -172,6 +172,10 @@ fn add_quarter(sums: &mut Sums, row: &SqliteRow, quarter: u64) -> Result<(), Sto
         let value: i64 = row.try_get(format!("{name}{quarter}").as_str())?;
         u64::try_from(value).map_err(|_| StoreError::damaged("rollups", value))
     };
+    // Every interval has length: a quarter-hour without time is one that nothing was said of.
+    if cell("exact")? == 0 && cell("interpolated")? == 0 && cell("unmeasured")? == 0 {
+        return Ok(());
+    }
     let node = NodeId(id(row, "node_id", "nodes.node")?);
     let name: String = row.try_get("workload_name")?;
     let workload =
