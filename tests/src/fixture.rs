@@ -106,6 +106,11 @@ impl Chain {
         self.through
     }
 
+    /// From here on it measures something else: another branch of the same stream.
+    pub fn diverge(&mut self) {
+        self.draw = self.draw.wrapping_add(2);
+    }
+
     /// Seals the next segment.
     ///
     /// # Panics

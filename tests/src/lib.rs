@@ -1,4 +1,8 @@
 //! Both sides of the way, and what is needed to test them.
+//!
+//! `process` and `sides` run the product's binaries, `world` runs both sides in the test's own process;
+//! `fixture` makes segments of any size. Nothing here listens elsewhere than on loopback, on a port that
+//! the kernel chose.
 
 pub mod cgroup;
 pub mod draw;
@@ -7,3 +11,4 @@ pub mod http;
 pub mod poll;
 pub mod process;
 pub mod sides;
+pub mod world;

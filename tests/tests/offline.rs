@@ -1,0 +1,339 @@
+//! The reconciler is away for thirty days of simulated time; everything arrives, once.
+//!
+//! The agent's own parts throughout: accrual, sealing, journal and sled on a real disk, shipping over QUIC
+//! to a real reconciler with its SQLite store. Only the samples are made up.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tallystick_agent::accrue;
+use tallystick_agent::buffer::{Buffer, Handle, Settings};
+use tallystick_agent::sample::{Identity, Moment, Raw, Sample, SourceReading};
+use tallystick_agent::station::Station;
+use tallystick_common::ids::{BootId, Hash, Seq, StreamId, WorkloadName};
+use tallystick_common::meter::Meter;
+use tallystick_common::time::{Micros, QUARTER_HOUR_US, Timestamp};
+use tallystick_reconciler::store::streams::StreamRow;
+use tallystick_reconciler::store::{Connection, inspect, streams};
+use tallystick_tests::draw::Draw;
+use tallystick_tests::world::{Node, Reconciler, now, until};
+
+const DAYS: u64 = 30;
+const DAY_S: u64 = 24 * 3600;
+/// The defaults of the configuration.
+const SAMPLE_S: u64 = 10;
+const SEAL_S: u64 = 60;
+/// One segment a minute.
+const SEGMENTS: u64 = 43_200;
+const REGISTERS: usize = 200;
+/// With `host` and `host/other` fifty workloads of four meters each.
+const CGROUPS: usize = 48;
+const METERS: [Meter; 4] = [
+    Meter::CPU_TIME,
+    Meter::DISK_READ,
+    Meter::DISK_WRITE,
+    Meter::MEMORY_USAGE,
+];
+const BOOT: BootId = BootId([8; 16]);
+const PATIENCE: Duration = Duration::from_secs(280);
+
+/// A host under load, sample by sample.
+struct Host {
+    sample: Sample,
+    begin: Timestamp,
+    second: u64,
+    sample_s: u64,
+    draw: Draw,
+}
+
+impl Host {
+    fn new(begin: Timestamp, sample_s: u64) -> Self {
+        let cgroups = (0..CGROUPS).map(|n| format!("cgroup/customer-{n}.slice"));
+        let workloads = std::iter::once("host".to_owned()).chain(cgroups);
+        let mut sources = Vec::new();
+        for (incarnation, name) in workloads.enumerate() {
+            for meter in METERS {
+                sources.push(SourceReading {
+                    workload: WorkloadName::new(name.clone()).unwrap(),
+                    meter,
+                    identity: Identity {
+                        boot: BOOT,
+                        domain: "cgroup2".to_owned(),
+                        incarnation: incarnation as u64,
+                    },
+                    raw: raw(meter, 1 << 40),
+                });
+            }
+        }
+        let sample = Sample {
+            boot: BOOT,
+            moment: moment(begin, 0),
+            sources,
+            walks: Vec::new(),
+            notes: Vec::new(),
+        };
+        Self {
+            sample,
+            begin,
+            second: 0,
+            sample_s,
+            draw: Draw::seeded("offline"),
+        }
+    }
+
+    /// Time passes until the next sample; every control group uses something, the host a little more.
+    fn pass(&mut self) {
+        self.second += self.sample_s;
+        self.sample.moment = moment(self.begin, self.second);
+        let (host, cgroups) = self.sample.sources.split_at_mut(METERS.len());
+        let mut sums = [0_u128; METERS.len()];
+        for sources in cgroups.chunks_mut(METERS.len()) {
+            for (source, sum) in sources.iter_mut().zip(&mut sums) {
+                *sum += used(source, u128::from(self.draw.below(4_000_000)));
+            }
+        }
+        for (source, sum) in host.iter_mut().zip(sums) {
+            used(source, sum + 1_000);
+        }
+    }
+
+    fn counter(&self, workload: &str, meter: Meter) -> u128 {
+        let mut sources = self.sample.sources.iter();
+        let found =
+            sources.find(|source| source.workload.as_str() == workload && source.meter == meter);
+        match found.unwrap().raw {
+            Raw::Counter(raw) => raw,
+            ref other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn raw(meter: Meter, value: u128) -> Raw {
+    if meter == Meter::MEMORY_USAGE {
+        Raw::Level(value)
+    } else {
+        Raw::Counter(value)
+    }
+}
+
+/// Adds `amount` to a counter, or makes it the level.
+fn used(source: &mut SourceReading, amount: u128) -> u128 {
+    match &mut source.raw {
+        Raw::Counter(raw) => *raw += amount,
+        Raw::Level(level) => *level = amount * 1024,
+        Raw::Unreadable(_) => {}
+    }
+    amount
+}
+
+fn moment(begin: Timestamp, second: u64) -> Moment {
+    let since_boot = Micros::from_seconds(1_000_000 + second);
+    Moment {
+        wall: begin.saturating_add(Micros::from_seconds(second)),
+        monotonic: since_boot,
+        boottime: since_boot,
+    }
+}
+
+fn accrual(sample_s: u64) -> accrue::Settings {
+    accrue::Settings {
+        sample: Micros::from_seconds(sample_s),
+        register_limit: 10_000,
+        config: Hash([1; 32]),
+        labels: Vec::new(),
+    }
+}
+
+/// Meters so many days, seals every minute.
+fn meter(station: &mut Station, host: &mut Host, days: u64) {
+    station.observe(&host.sample);
+    let mut seed = [0; 32];
+    while host.second < days * DAY_S {
+        host.pass();
+        station.observe(&host.sample);
+        if host.second.is_multiple_of(SEAL_S) {
+            seed[..8].copy_from_slice(&host.draw.number().to_le_bytes());
+            station.seal(seed).unwrap().expect("a minute has passed");
+        }
+    }
+}
+
+/// What the odometers of all registers stand at.
+fn readings(station: &Station) -> BTreeMap<(String, String), String> {
+    let registers = station.accrual().registers();
+    registers
+        .map(|register| {
+            let key = (
+                register.workload.to_string(),
+                register.meter.name().to_owned(),
+            );
+            (key, register.reading.to_string())
+        })
+        .collect()
+}
+
+async fn mean_size(conn: &mut Connection, stream: StreamRow) -> usize {
+    let segments = streams::segments_from(conn, stream, Seq::FIRST, 1000)
+        .await
+        .unwrap();
+    segments
+        .iter()
+        .map(|segment| segment.bytes.len())
+        .sum::<usize>()
+        / segments.len()
+}
+
+fn station(node: &Node, buffer: &Handle, sample_s: u64) -> Station {
+    let (id, key) = (node.id(), node.signing_key());
+    Station::new(id, key, accrual(sample_s), buffer.clone(), None).unwrap()
+}
+
+/// Bytes of a folder's files.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => bytes_below(&entry.path()),
+            Ok(found) => found.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// The two halves of a buffer, for people.
+fn halves(folder: &Path) -> String {
+    let (journal, sled) = (folder.join("journal"), folder.join("store"));
+    let (journal, sled) = (bytes_below(&journal), bytes_below(&sled));
+    format!(
+        "{} bytes of buffer ({journal} journal, {sled} sled)",
+        journal + sled
+    )
+}
+
+/// Bytes of buffer for a segment, from one day.
+fn bytes_a_segment(node: &Node, sample_s: u64) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = StreamId([0x31; 16]);
+    let (buffer, _) = Buffer::open(folder.path(), Settings::default(), stream).unwrap();
+    let buffer = Handle::new(buffer);
+    let mut station = station(node, &buffer, sample_s);
+    meter(&mut station, &mut Host::new(now(), sample_s), 1);
+    let stats = buffer.stats();
+    stats.bytes / stats.unreceipted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_days_without_a_reconciler_arrive_whole_and_once() {
+    let mut reconciler = Reconciler::start().await.unwrap();
+    let node = reconciler.node("far-away").await.unwrap();
+    reconciler.go_away().await.unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let stream = StreamId([0x30; 16]);
+    let (buffer, _) = Buffer::open(folder.path(), Settings::default(), stream).unwrap();
+    let buffer = Handle::new(buffer);
+    // Sampled once a seal, for the time's sake: as many segments, with fewer steps in each.
+    let mut station = station(&node, &buffer, SEAL_S);
+    let away = Micros::from_seconds(DAYS * DAY_S);
+    let begin = now().saturating_sub(away).floor_to(QUARTER_HOUR_US);
+    let mut host = Host::new(begin, SEAL_S);
+    let (cpu_before, began) = (host.counter("host", Meter::CPU_TIME), Instant::now());
+    tokio::task::block_in_place(|| meter(&mut station, &mut host, DAYS));
+    let metered_in = began.elapsed();
+
+    let stats = buffer.stats();
+    assert_eq!(stats.unreceipted, SEGMENTS, "one segment a minute");
+    assert_eq!(buffer.head().next, Seq(SEGMENTS));
+    let expected = readings(&station);
+    assert_eq!(expected.len(), REGISTERS);
+    println!(
+        "{SEGMENTS} segments of {REGISTERS} registers, sampled every {SEAL_S} s: {}, {} a segment; metered and sealed in {:.1} s",
+        halves(folder.path()),
+        stats.bytes / SEGMENTS,
+        metered_in.as_secs_f64()
+    );
+    let bytes = tokio::task::block_in_place(|| bytes_a_segment(&node, SAMPLE_S));
+    println!(
+        "sampled every {SAMPLE_S} s: {bytes} bytes a segment, {} in {DAYS} days",
+        bytes * SEGMENTS
+    );
+
+    reconciler.come_back().await.unwrap();
+    let began = Instant::now();
+    let shipper = node.ship(buffer.clone());
+    until(PATIENCE, "the last receipt", || {
+        (buffer.stats().receipted_through == Some(Seq(SEGMENTS - 1))).then_some(())
+    })
+    .await;
+    let caught_up_in = began.elapsed();
+    shipper.stop().await.unwrap();
+    let store = reconciler.ready().services.store.clone();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut tx = store.read().await.unwrap();
+        if inspect::rollup_lag(&mut tx).await.unwrap() == 0 {
+            break;
+        }
+        assert!(Instant::now() < end, "the rollups did not follow");
+        drop(tx);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!(
+        "caught up in {:.1} s ({:.0} segments a second); rollups after {:.1} s; {} left",
+        caught_up_in.as_secs_f64(),
+        SEGMENTS as f64 / caught_up_in.as_secs_f64(),
+        began.elapsed().as_secs_f64(),
+        halves(folder.path())
+    );
+
+    let mut tx = store.read().await.unwrap();
+    let found = streams::all(&mut tx).await.unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        (found[0].next, found[0].head),
+        (Seq(SEGMENTS), buffer.head().hash)
+    );
+    assert_eq!(
+        inspect::admitted(&mut tx).await.unwrap(),
+        SEGMENTS,
+        "I1: every one, once"
+    );
+    let sealed = mean_size(&mut tx, found[0].row).await;
+    println!("{sealed} bytes of sealed segment on the wire, on average of the first thousand");
+    drop(tx);
+    drop(store);
+    let api = reconciler.api();
+    assert_eq!(api.all("/v1/refusals").unwrap().len(), 0);
+    assert_eq!(api.all("/v1/nodes/far-away/quarantine").unwrap().len(), 0);
+    let to = begin.saturating_add(away);
+    let usage = api.all(&format!("/v1/usage?from={begin}&to={to}")).unwrap();
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let billed: BTreeMap<_, _> = usage
+        .iter()
+        .map(|row| {
+            (
+                (text(row, "workload"), text(row, "meter")),
+                text(row, "quantity"),
+            )
+        })
+        .collect();
+    assert_eq!(billed.len(), usage.len());
+    assert_eq!(
+        billed, expected,
+        "I3: billed is what the odometers stand at"
+    );
+    let cpu = &billed[&("host".to_owned(), "cpu.time".to_owned())];
+    let raw = host.counter("host", Meter::CPU_TIME) - cpu_before;
+    assert_eq!(
+        *cpu,
+        raw.to_string(),
+        "and what the host's counter went on by"
+    );
+    assert!(
+        usage
+            .iter()
+            .all(|row| row["interpolated"] == 0 && row["unmeasured"] == 0)
+    );
+    reconciler.go_away().await.unwrap();
+}
