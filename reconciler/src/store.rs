@@ -48,6 +48,8 @@ const READERS: u32 = 6;
 
 /// How long a writer waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an opener waits before it asks for a new file again.
+const LOCKED_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -183,10 +185,7 @@ impl Store {
             source,
         })?;
         let options = options(path);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone())
-            .await?;
+        let writer = connect_writer(&options).await?;
         migrate::run(&writer, path).await?;
         let epoch = settle_epoch(&writer, epoch, now).await?;
         let readers = SqlitePoolOptions::new()
@@ -229,6 +228,28 @@ impl Store {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// Connects the writer. SQLite does not wait for the lock while a new file is switched to WAL, so one
+/// of two first openers is told that it is locked and asks again.
+async fn connect_writer(options: &SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
+    let deadline = tokio::time::Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let pool = SqlitePoolOptions::new().max_connections(1);
+        match pool.connect_with(options.clone()).await {
+            Err(error) if is_locked(&error) && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+            connected => return Ok(connected?),
+        }
+    }
+}
+
+/// SQLITE_BUSY (5), whatever its extended code.
+fn is_locked(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<u32>().ok())
+        .is_some_and(|code| code & 0xff == 5)
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
