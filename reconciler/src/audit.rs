@@ -174,6 +174,19 @@ pub async fn entries(
     rows.iter().map(read).collect()
 }
 
+/// Whether the log still passes through a checkpoint that somebody kept: nothing up to it was cut off
+/// or written anew. Means something only for a log that [`verify`] found whole.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn passes(conn: &mut Connection, kept: Checkpoint) -> Result<bool, StoreError> {
+    let Some(before) = kept.entries.checked_sub(1) else {
+        return Ok(kept.head == Hash::ZERO);
+    };
+    let entry = entries(conn, before, 1).await?.pop();
+    Ok(entry.is_some_and(|entry| entry.seq == kept.entries && entry.hash == kept.head))
+}
+
 /// Recomputes the whole chain.
 ///
 /// # Errors
@@ -297,5 +310,29 @@ mod tests {
             .await
             .unwrap();
         assert_ne!(verify(&mut tx).await.unwrap(), Verification::Whole(kept));
+        assert!(!passes(&mut tx, kept).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_log_passes_through_every_checkpoint_it_ever_had() {
+        let (_folder, store) = log_of(5).await;
+        let mut tx = store.read().await.unwrap();
+        let none = Checkpoint {
+            entries: 0,
+            head: Hash::ZERO,
+        };
+        assert!(passes(&mut tx, none).await.unwrap());
+        for entry in entries(&mut tx, 0, 10).await.unwrap() {
+            let kept = Checkpoint {
+                entries: entry.seq,
+                head: entry.hash,
+            };
+            assert!(passes(&mut tx, kept).await.unwrap());
+            let other = Checkpoint {
+                head: Hash([1; 32]),
+                ..kept
+            };
+            assert!(!passes(&mut tx, other).await.unwrap());
+        }
     }
 }

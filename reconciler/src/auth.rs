@@ -54,6 +54,14 @@ pub enum AuthError {
     /// No random bytes.
     #[error("draw a secret: {0}")]
     Random(String),
+    /// Two tokens in use would have one name, and the audit log could not tell them apart.
+    #[error(
+        "create API token {0}: one of that name is in use; choose another name, or revoke it first with `api-token revoke {0}`"
+    )]
+    Taken(String),
+    /// Nothing to revoke.
+    #[error("revoke API token {0}: none in use has that name; see `api-token list`")]
+    Unknown(String),
     /// Not kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -75,9 +83,43 @@ pub async fn create_token(
     actor: &str,
     now: Timestamp,
 ) -> Result<Secret, AuthError> {
-    let secret = Secret::draw("tsk_")?;
     let mut tx = store.write().await?;
-    store::auth::insert_api_token(&mut tx, &hash(secret.reveal()), name, now).await?;
+    let secret = add_token(&mut tx, name, actor, now).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    Ok(secret)
+}
+
+/// As [`create_token`], for a name that no token in use has.
+///
+/// # Errors
+/// When the name is taken, or the token cannot be drawn or kept.
+pub async fn create_named_token(
+    store: &Store,
+    name: &str,
+    actor: &str,
+    now: Timestamp,
+) -> Result<Secret, AuthError> {
+    let mut tx = store.write().await?;
+    let tokens = store::auth::api_tokens(&mut tx).await?;
+    if tokens
+        .iter()
+        .any(|token| token.name == name && token.revoked_at.is_none())
+    {
+        return Err(AuthError::Taken(name.to_owned()));
+    }
+    let secret = add_token(&mut tx, name, actor, now).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    Ok(secret)
+}
+
+async fn add_token(
+    tx: &mut store::Tx,
+    name: &str,
+    actor: &str,
+    now: Timestamp,
+) -> Result<Secret, AuthError> {
+    let secret = Secret::draw("tsk_")?;
+    store::auth::insert_api_token(tx, &hash(secret.reveal()), name, now).await?;
     let note = Note {
         at: now,
         actor,
@@ -85,9 +127,36 @@ pub async fn create_token(
         subject: name,
         detail: serde_json::json!({}),
     };
-    audit::append(&mut tx, &note).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    audit::append(tx, &note).await?;
     Ok(secret)
+}
+
+/// Revokes what goes by a name, and ends the console sessions begun with it. A running server takes
+/// it no more from its next request on.
+///
+/// # Errors
+/// When no token in use has the name, or the database fails.
+pub async fn revoke_token(
+    store: &Store,
+    name: &str,
+    actor: &str,
+    now: Timestamp,
+) -> Result<(), AuthError> {
+    let mut tx = store.write().await?;
+    let count = store::auth::revoke_api_tokens(&mut tx, name, now).await?;
+    if count == 0 {
+        return Err(AuthError::Unknown(name.to_owned()));
+    }
+    store::auth::delete_sessions_of(&mut tx, &format!("api:{name}")).await?;
+    let note = Note {
+        at: now,
+        actor,
+        action: "api_token.revoke",
+        subject: name,
+        detail: serde_json::json!({ "count": count }),
+    };
+    audit::append(&mut tx, &note).await?;
+    Ok(tx.commit().await.map_err(StoreError::from)?)
 }
 
 /// Makes a one-time login code for the console.
@@ -237,6 +306,35 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
+    }
+
+    #[tokio::test]
+    async fn a_revoked_token_opens_nothing_and_ends_its_sessions() {
+        let (_folder, store) = store().await;
+        let token = create_named_token(&store, "export", "cli:anna", at(0))
+            .await
+            .unwrap();
+        let taken = create_named_token(&store, "export", "cli:anna", at(1)).await;
+        assert!(matches!(taken, Err(AuthError::Taken(_))), "{taken:?}");
+        let session = login_by_token(&store, token.reveal(), at(1))
+            .await
+            .unwrap()
+            .unwrap();
+        revoke_token(&store, "export", "cli:anna", at(2))
+            .await
+            .unwrap();
+        assert_eq!(token_actor(&store, token.reveal()).await.unwrap(), None);
+        assert_eq!(
+            session_actor(&store, session.reveal(), at(3))
+                .await
+                .unwrap(),
+            None
+        );
+        let again = revoke_token(&store, "export", "cli:anna", at(3)).await;
+        assert!(matches!(again, Err(AuthError::Unknown(_))), "{again:?}");
+        create_named_token(&store, "export", "cli:anna", at(4))
+            .await
+            .unwrap();
     }
 
     #[tokio::test]

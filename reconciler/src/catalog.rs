@@ -31,13 +31,15 @@ pub enum CatalogError {
     },
     /// An effective instant off the grid of rating boundaries.
     #[error(
-        "{at} is not a quarter-hour: effective instants are on :00, :15, :30 or :45, such as {nearest}"
+        "{at} is not a quarter-hour: effective instants are on :00, :15, :30 or :45 UTC; give {before} or {after}"
     )]
     NotQuarterHour {
         /// What was given.
         at: Timestamp,
         /// The quarter-hour before it.
-        nearest: Timestamp,
+        before: Timestamp,
+        /// The quarter-hour after it.
+        after: Timestamp,
     },
     /// Two accounts would own the same usage from the same instant.
     #[error(
@@ -83,13 +85,14 @@ pub enum CatalogError {
 /// Refuses an effective instant that is not on a quarter-hour.
 ///
 /// # Errors
-/// Names the instant and the quarter-hour before it.
+/// Names the instant and its two neighbouring quarter-hours.
 pub fn quarter_hour(at: Timestamp) -> Result<Timestamp, CatalogError> {
     if at.is_quarter_hour() {
         return Ok(at);
     }
     Err(CatalogError::NotQuarterHour {
         at,
-        nearest: at.floor_to(QUARTER_HOUR_US),
+        before: at.floor_to(QUARTER_HOUR_US),
+        after: at.next_multiple(QUARTER_HOUR_US),
     })
 }

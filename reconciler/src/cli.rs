@@ -1,29 +1,35 @@
 //! The command line: `tallystick-reconciler`.
 //!
-//! Every command but `serve` works on the store directly, beside a running server, which sees the
-//! change in its next transaction. Exit codes: 0 done (also when it had been done before), 1 it
-//! failed, 2 the command line is wrong, 3 a rule refuses it, 4 not yet (the period has not ended or
-//! nodes are outstanding).
+//! Owns how commands are written and how answers are told; decides nothing. Every command but `init`,
+//! `serve` and `plan check` works on the store directly, beside a running server, which sees the change
+//! in its next transaction. Asking twice for the same thing changes nothing the second time.
+//!
+//! Exit codes: 0 done, 1 failed or refused (standard error says what, on what, and what to do; nothing
+//! was changed), 2 the command line is wrong.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
-use crate::authority::Authority;
-use crate::billing::BillingError;
-use crate::catalog::CatalogError;
-use crate::catalog::change::ChangeError;
-use crate::config::{Config, DEFAULT_DATA};
+use crate::config::{Config, ConfigError, DEFAULT_DATA};
 use crate::store::Store;
-use crate::{clock, init};
 
-mod catalog;
+mod account;
+mod api_token;
+mod assign;
+mod audit;
+mod init;
+mod instant;
 mod invoice;
+mod login;
 mod node;
 mod output;
+mod plan;
 mod serve;
+mod subscribe;
+#[cfg(test)]
+mod tests;
 mod token;
 mod usage;
 
@@ -34,7 +40,8 @@ use output::Output;
 #[command(
     name = "tallystick-reconciler",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 refused by a rule, 4 not yet."
+    after_help = "Instants are RFC 3339 (2026-11-01T00:00:00Z); `now` is the beginning of the present quarter-hour.\n\
+        Exit codes: 0 done, 1 failed or refused (nothing was changed), 2 wrong command line."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -46,42 +53,59 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct Common {
     /// Folder of authority and store.
-    #[arg(long, global = true, env = "TALLYSTICK_RECONCILER_DATA", default_value = DEFAULT_DATA)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TALLYSTICK_RECONCILER_DATA",
+        default_value = DEFAULT_DATA
+    )]
     data: PathBuf,
+    /// Configuration; reconciler.toml in the data folder, if it is there, when not given.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "TALLYSTICK_RECONCILER_CONFIG"
+    )]
+    config: Option<PathBuf>,
     /// JSON instead of tables.
     #[arg(long, global = true)]
     json: bool,
 }
 
+impl Common {
+    fn load(&self) -> Result<Config, ConfigError> {
+        match &self.config {
+            Some(file) => Config::load_file(&self.data, file),
+            None => Config::load(&self.data),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a data folder ready: authority, store, the first API token.
-    Init,
-    /// Serve agents, API and console.
+    Init(init::Init),
     Serve(serve::Serve),
-    /// Join tokens for nodes.
     #[command(subcommand)]
     Token(token::Token),
-    /// A one-time login link for the console.
-    Login(token::Login),
-    /// Enrolled hosts.
     #[command(subcommand)]
     Node(node::NodeCommand),
-    /// Who is billed.
     #[command(subcommand)]
-    Account(catalog::AccountCommand),
-    /// Assign workloads of nodes to an account, or list assignments.
-    Assign(catalog::Assign),
-    /// What usage costs.
+    Account(account::AccountCommand),
+    Assign(assign::Assign),
     #[command(subcommand)]
-    Plan(catalog::PlanCommand),
-    /// Let a plan price an account's usage.
-    Subscribe(catalog::Subscribe),
-    /// Drafts and issued invoices.
+    Plan(plan::PlanCommand),
+    Subscribe(subscribe::Subscribe),
     #[command(subcommand)]
     Invoice(invoice::InvoiceCommand),
-    /// What was used.
     Usage(usage::Usage),
+    #[command(subcommand)]
+    ApiToken(api_token::ApiTokenCommand),
+    #[command(alias = "login")]
+    LoginLink(login::LoginLink),
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 /// What commands work with.
@@ -96,67 +120,53 @@ struct Session {
 pub async fn main(cli: Cli) -> ExitCode {
     match dispatch(cli).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tallystick-reconciler: {}", told(&error));
-            ExitCode::from(exit_code(&error))
+            ExitCode::FAILURE
         }
     }
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<()> {
-    let output = Output {
-        json: cli.common.json,
-    };
-    let data = cli.common.data;
+    let common = cli.common;
+    let output = Output { json: common.json };
     match cli.command {
-        Command::Init => return init_command(&data, output).await,
-        Command::Serve(command) => return command.run(Config::load(&data)?).await,
-        _ => {}
+        Command::Init(command) => command.run(&common).await,
+        Command::Serve(command) => command.run(&common).await,
+        Command::Plan(plan::PlanCommand::Check { file }) => plan::check(output, &file),
+        command => {
+            let config = common.load()?;
+            let store = Store::open(&config.store()).await?;
+            let session = Session {
+                config,
+                store,
+                output,
+                actor: actor(),
+            };
+            let done = on_store(command, &session).await;
+            session.store.close().await;
+            done
+        }
     }
-    let config = Config::load(&data)?;
-    let store = Store::open(&config.store()).await?;
-    let context = Session {
-        config,
-        store,
-        output,
-        actor: actor(),
-    };
-    let done = match cli.command {
-        Command::Init | Command::Serve(_) => Ok(()),
-        Command::Token(command) => command.run(&context).await,
-        Command::Login(command) => command.run(&context).await,
-        Command::Node(command) => command.run(&context).await,
-        Command::Account(command) => command.run(&context).await,
-        Command::Assign(command) => command.run(&context).await,
-        Command::Plan(command) => command.run(&context).await,
-        Command::Subscribe(command) => command.run(&context).await,
-        Command::Invoice(command) => command.run(&context).await,
-        Command::Usage(command) => command.run(&context).await,
-    };
-    context.store.close().await;
-    done
 }
 
-async fn init_command(data: &std::path::Path, output: Output) -> anyhow::Result<()> {
-    let token = init::init(data, &actor(), clock::now())
-        .await
-        .with_context(|| format!("make {} ready", data.display()))?;
-    let fingerprint = Authority::open(data, clock::now())?
-        .ca_fingerprint()
-        .to_string();
-    if output.json {
-        return output.value(&serde_json::json!({
-            "data": data, "api_token": token.reveal(), "ca_fingerprint": fingerprint,
-        }));
+async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
+    match command {
+        // Those that need no store were run before.
+        Command::Init(_) | Command::Serve(_) => Ok(()),
+        Command::Token(command) => command.run(session).await,
+        Command::Node(command) => command.run(session).await,
+        Command::Account(command) => command.run(session).await,
+        Command::Assign(command) => command.run(session).await,
+        Command::Plan(command) => command.run(session).await,
+        Command::Subscribe(command) => command.run(session).await,
+        Command::Invoice(command) => command.run(session).await,
+        Command::Usage(command) => command.run(session).await,
+        Command::ApiToken(command) => command.run(session).await,
+        Command::LoginLink(command) => command.run(session).await,
+        Command::Audit(command) => command.run(session).await,
     }
-    println!("data folder     {}", data.display());
-    println!("CA fingerprint  {fingerprint}");
-    println!("API token       {}", token.reveal());
-    println!(
-        "The token is told only now. Next: tallystick-reconciler serve --data {}",
-        data.display()
-    );
-    Ok(())
 }
 
 /// Who is at the keyboard, for the audit log.
@@ -164,6 +174,13 @@ fn actor() -> String {
     let name = std::env::var("USER").ok().filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     format!("cli:{name}")
+}
+
+/// Whether all that failed is that nobody reads on, as in `usage | head`.
+fn reader_gone(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// The chain of causes; a cause that the error above it tells already is not told twice.
@@ -179,24 +196,4 @@ fn told(error: &anyhow::Error) -> String {
         }
     }
     text
-}
-
-/// What scripts can act on.
-fn exit_code(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref::<BillingError>() {
-        Some(
-            BillingError::NotEnded { .. }
-            | BillingError::Outstanding { .. }
-            | BillingError::RollupsBehind { .. },
-        ) => return 4,
-        Some(BillingError::Store(_)) => return 1,
-        Some(_) => return 3,
-        None => {}
-    }
-    match error.downcast_ref::<ChangeError>() {
-        Some(ChangeError::Store(_)) => 1,
-        Some(_) => 3,
-        None if error.is::<CatalogError>() || error.is::<crate::api::Problem>() => 3,
-        None => 1,
-    }
 }

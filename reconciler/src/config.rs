@@ -1,4 +1,5 @@
-//! The reconciler's configuration: `reconciler.toml` in the data folder, if there is one.
+//! The reconciler's configuration: `reconciler.toml` in the data folder, if there is one, or the file
+//! that `--config` names.
 //!
 //! ```toml
 //! seller = "Example Hosting Ltd"           # stands on invoices
@@ -87,12 +88,34 @@ impl Config {
     /// When the file cannot be read, or has unknown keys or unusable values.
     pub fn load(data: &Path) -> Result<Self, ConfigError> {
         let path = data.join(FILE_NAME);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ConfigError::Read { path, source }),
-        };
-        let file = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(data, path, &text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::of(data)),
+            Err(source) => Err(ConfigError::Read { path, source }),
+        }
+    }
+
+    /// What a file says that need not be in the data folder but must be there, defaults for the rest.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has unknown keys or unusable values.
+    pub fn load_file(data: &Path, path: &Path) -> Result<Self, ConfigError> {
+        let path = path.to_owned();
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(data, path, &text),
+            Err(source) => Err(ConfigError::Read { path, source }),
+        }
+    }
+
+    /// A file that names the addresses at which agents reach us and leaves the rest out.
+    #[must_use]
+    pub fn file_of(addresses: &[String]) -> String {
+        let list = toml::Value::from(addresses.to_vec());
+        format!("[listen]\naddresses = {list}\n")
+    }
+
+    fn parse(data: &Path, path: PathBuf, text: &str) -> Result<Self, ConfigError> {
+        let file = toml::from_str(text).map_err(|source| ConfigError::Parse {
             path,
             source: Box::new(source),
         })?;
@@ -134,6 +157,18 @@ mod tests {
         let config = Config::load(folder.path()).unwrap();
         assert_eq!((config.seller.as_str(), config.http.port()), ("S", 1));
         assert_eq!(config.ingest, Config::of(folder.path()).ingest);
+    }
+
+    #[test]
+    fn a_file_of_addresses_reads_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("elsewhere.toml");
+        let addresses = vec!["a.example:8621".to_owned(), "[::1]:8621".to_owned()];
+        std::fs::write(&path, Config::file_of(&addresses)).unwrap();
+        let config = Config::load_file(folder.path(), &path).unwrap();
+        assert_eq!(config.addresses, addresses);
+        let absent = folder.path().join("absent.toml");
+        assert!(Config::load_file(folder.path(), &absent).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::billing::draft::{Which, draft};
 use crate::{clock, overview, store};
 
 pub mod pages;
-mod view;
+pub(crate) mod view;
 
 const CSS: &str = include_str!("../assets/console.css");
 const HTMX: &str = include_str!("../assets/htmx-2.0.11.min.js");

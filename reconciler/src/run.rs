@@ -47,7 +47,7 @@ pub enum RunError {
     },
     /// The TCP address.
     #[error(
-        "listen on {address} for API and console: {source}; stop what uses it, or choose another address (--http, or listen.http in reconciler.toml)"
+        "listen on {address} for API and console: {source}; stop what uses it, or choose another address (--listen, or listen.http in reconciler.toml)"
     )]
     Http {
         /// The address.

@@ -17,7 +17,9 @@ pub const DEFAULT_LIFE: Micros = Micros::from_seconds(24 * 3600);
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// A token must say where the reconciler is.
-    #[error("create a join token: it needs an address (host:port) that nodes can reach")]
+    #[error(
+        "create a join token: it needs an address (host:port) that nodes can reach; give it, or set listen.addresses in reconciler.toml"
+    )]
     NoAddress,
     /// No random bytes.
     #[error(transparent)]

@@ -292,10 +292,9 @@ mod tests {
     fn an_instant_off_the_grid_is_refused() {
         let off = Timestamp::from_seconds(901).unwrap();
         let error = NewAssignment::new("acme".parse().unwrap(), "*", "*", off).unwrap_err();
-        assert!(
-            error.to_string().contains("1970-01-01T00:15:00Z"),
-            "{error}"
-        );
+        for neighbour in ["1970-01-01T00:15:00Z", "1970-01-01T00:30:00Z"] {
+            assert!(error.to_string().contains(neighbour), "{error}");
+        }
     }
 
     #[test]

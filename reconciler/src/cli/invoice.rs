@@ -2,16 +2,19 @@
 
 use clap::Subcommand;
 use tallystick_common::period::Month;
-use tallystick_common::statement::Statement;
 
 use super::Session;
+use super::output::say;
 use crate::api::document::DraftDocument;
 use crate::api::invoices::{InvoiceSummary, IssuedInvoice};
 use crate::billing::document::InvoiceDocument;
 use crate::billing::draft::{Which, draft};
 use crate::billing::issue::{Issued, Order, issue};
 use crate::catalog::CatalogError;
+use crate::catalog::change::known_account;
 use crate::{clock, store};
+
+mod statement;
 
 /// Drafts and issued invoices.
 #[derive(Debug, Subcommand)]
@@ -21,21 +24,21 @@ pub(super) enum InvoiceCommand {
         /// The account's id.
         account: String,
         /// The month in which the period begins, such as 2026-11; the present period if not given.
-        #[arg(long)]
+        #[arg(long, value_name = "MONTH")]
         period: Option<Month>,
     },
-    /// Issue the invoice of a period that has ended.
+    /// Issue the invoice of a period that has ended. Asking again says as what it was issued.
     Issue {
         /// The account's id.
         account: String,
         /// The month in which the period begins, such as 2026-11.
-        #[arg(long)]
+        #[arg(long, value_name = "MONTH")]
         period: Month,
         /// Close although nodes are outstanding, for this reason, which the document names.
         #[arg(long, value_name = "REASON")]
         accept_gaps: Option<String>,
     },
-    /// An issued invoice.
+    /// An issued invoice, as it was issued.
     Show {
         /// Such as TS-2026-000001.
         number: String,
@@ -58,23 +61,27 @@ impl InvoiceCommand {
                 accept_gaps,
             } => issue_one(session, &account, period, accept_gaps.as_deref()).await,
             Self::Show { number } => show(session, &number).await,
-            Self::List { account } => {
-                let mut tx = session.store.read().await?;
-                let rows = store::billing::invoices(&mut tx, account.as_deref()).await?;
-                let rows: Vec<InvoiceSummary> =
-                    rows.into_iter().map(InvoiceSummary::from).collect();
-                let columns = [
-                    "number",
-                    "account",
-                    "period_from",
-                    "period_to",
-                    "total",
-                    "issued_at",
-                ];
-                session.output.list(&rows, &columns)
-            }
+            Self::List { account } => list(session, account.as_deref()).await,
         }
     }
+}
+
+async fn list(session: &Session, account: Option<&str>) -> anyhow::Result<()> {
+    let mut tx = session.store.read().await?;
+    if let Some(account) = account {
+        known_account(&mut tx, account).await?;
+    }
+    let rows = store::billing::invoices(&mut tx, account).await?;
+    let rows: Vec<InvoiceSummary> = rows.into_iter().map(InvoiceSummary::from).collect();
+    let columns = [
+        "number",
+        "account",
+        "period_from",
+        "period_to",
+        "total",
+        "issued_at",
+    ];
+    session.output.list(&rows, &columns)
 }
 
 async fn show_draft(session: &Session, account: &str, period: Option<Month>) -> anyhow::Result<()> {
@@ -85,9 +92,8 @@ async fn show_draft(session: &Session, account: &str, period: Option<Month>) -> 
     if session.output.json {
         return session.output.value(&DraftDocument::new(draft, now));
     }
-    println!("Draft as of {now}");
-    print_statement(&draft.statement);
-    Ok(())
+    let text = statement::told(&draft.statement);
+    say(&format!("Draft as of {now}\n{text}"))
 }
 
 async fn issue_one(
@@ -117,8 +123,8 @@ async fn issue_one(
     } else {
         "issued as"
     };
-    println!("{how} {}: {}", invoice.number, issued.invoice().total);
-    Ok(())
+    let total = issued.invoice().total;
+    say(&format!("{how} {}: {total}\n", invoice.number))
 }
 
 async fn show(session: &Session, number: &str) -> anyhow::Result<()> {
@@ -130,48 +136,20 @@ async fn show(session: &Session, number: &str) -> anyhow::Result<()> {
         hint: "see `invoice list`",
     })?;
     if session.output.json {
-        // The very bytes that the digest is of.
-        println!("{}", row.document);
-        return Ok(());
+        // The very bytes that the digest is of, and a line's end.
+        return say(&format!("{}\n", row.document));
     }
     let document: InvoiceDocument = serde_json::from_str(&row.document)?;
-    println!(
-        "Invoice {} of {}, digest {}",
+    let text = statement::told(&document.statement);
+    say(&format!(
+        "Invoice {} of {}, digest {}\n{text}",
         row.number, row.issued_at, row.digest
-    );
-    print_statement(&document.statement);
-    if let Some(gaps) = document.accepted_gaps {
-        println!("Closed with gaps by {}: {}", gaps.by, gaps.reason);
-    }
-    Ok(())
-}
-
-fn print_statement(statement: &Statement) {
-    println!(
-        "{} ({}), {}",
-        statement.account.name, statement.account.id, statement.period
-    );
-    for line in &statement.lines {
-        let of = line
-            .workload
-            .as_ref()
-            .map(|of| format!(" · {} on {}", of.workload, of.node_name));
-        println!(
-            "  {}{}: {}",
-            line.title,
-            of.unwrap_or_default(),
-            line.amount
-        );
-        for step in &line.steps {
-            println!("    {step}");
-        }
-    }
-    println!(
-        "Total {} (before rounding {})",
-        statement.total,
-        statement.unrounded_total.cut(6)
-    );
-    for note in &statement.notes {
-        println!("Note: {}", serde_json::to_string(note).unwrap_or_default());
+    ))?;
+    match document.accepted_gaps {
+        Some(gaps) => say(&format!(
+            "Closed with gaps by {}: {}\n",
+            gaps.by, gaps.reason
+        )),
+        None => Ok(()),
     }
 }

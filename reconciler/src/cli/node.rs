@@ -1,19 +1,38 @@
 //! `node list|show|ban|retire`.
 
 use clap::Subcommand;
+use serde::Serialize;
+use tallystick_common::time::Timestamp;
 
 use super::Session;
-use crate::api::nodes::NodeView;
+use super::output::{duration, say, sheet, table_of};
+use crate::api::nodes::{NodeView, RefusalView, SegmentView};
 use crate::catalog::change::{known_node, set_node_state};
 use crate::clock;
-use crate::store::nodes::{self, NodeState};
+use crate::overview::{Coverage, NodeToday, figures};
+use crate::store::inspect;
+use crate::store::nodes::{self, Node, NodeState};
+use crate::store::{Connection, StoreError};
+
+const FIELDS: [&str; 7] = [
+    "id",
+    "name",
+    "state",
+    "reason",
+    "enrolled_at",
+    "last_seen_at",
+    "signing_key",
+];
+
+/// How many of the latest refusals and quarantined segments `show` tells.
+const LATEST: u32 = 10;
 
 /// Enrolled hosts.
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {
     /// Every node.
     List,
-    /// One node, by id or name.
+    /// One node: last segment, today's coverage, what was refused or quarantined, and why.
     Show {
         /// Id or name.
         node: String,
@@ -33,12 +52,30 @@ pub(super) enum NodeCommand {
     },
 }
 
+/// A node and how it stands.
+#[derive(Debug, Serialize)]
+struct NodeDetail {
+    #[serde(flatten)]
+    node: NodeView,
+    today: Option<NodeToday>,
+    refusal_counts: Vec<RefusalCount>,
+    latest_refusals: Vec<RefusalView>,
+    latest_quarantined: Vec<SegmentView>,
+}
+
+/// How often a node was refused for one reason, ever.
+#[derive(Debug, Serialize)]
+struct RefusalCount {
+    reason: String,
+    count: u64,
+}
+
 impl NodeCommand {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         let (store, now) = (&session.store, clock::now());
         let node = match self {
             Self::List => return list(session).await,
-            Self::Show { node } => known_node(&mut *store.read().await?, &node).await?,
+            Self::Show { node } => return show(session, &node, now).await,
             Self::Ban { node, reason } => {
                 let state = NodeState::Banned { at: now, reason };
                 set_node_state(store, &node, state, &session.actor, now).await?
@@ -48,7 +85,7 @@ impl NodeCommand {
                 set_node_state(store, &node, state, &session.actor, now).await?
             }
         };
-        session.output.one(&NodeView::from(node))
+        session.output.one(&NodeView::from(node), &FIELDS)
     }
 }
 
@@ -63,4 +100,175 @@ async fn list(session: &Session) -> anyhow::Result<()> {
         &nodes,
         &["id", "name", "state", "enrolled_at", "last_seen_at"],
     )
+}
+
+async fn show(session: &Session, node: &str, now: Timestamp) -> anyhow::Result<()> {
+    let mut tx = session.store.read().await?;
+    let node = known_node(&mut tx, node).await?;
+    let detail = detail(&mut tx, node, now).await?;
+    if session.output.json {
+        return session.output.value(&detail);
+    }
+    session.output.one(&detail.node, &FIELDS)?;
+    say(&rest(&detail)?)
+}
+
+async fn detail(
+    conn: &mut Connection,
+    node: Node,
+    now: Timestamp,
+) -> Result<NodeDetail, StoreError> {
+    let counts = inspect::refusal_counts(conn).await?.into_iter();
+    let counts = counts.filter(|count| count.node == Some(node.row));
+    let refusals = inspect::latest_refusals(conn, node.row, LATEST).await?;
+    let quarantined = inspect::latest_quarantined(conn, node.row, LATEST).await?;
+    Ok(NodeDetail {
+        refusal_counts: counts
+            .map(|count| RefusalCount {
+                reason: count.what,
+                count: count.count,
+            })
+            .collect(),
+        latest_refusals: refusals.into_iter().map(RefusalView::from).collect(),
+        latest_quarantined: quarantined.into_iter().map(SegmentView::from).collect(),
+        today: figures::node_today(conn, node.clone(), now).await?,
+        node: node.into(),
+    })
+}
+
+/// All but the fields of the node itself, for people.
+fn rest(detail: &NodeDetail) -> anyhow::Result<String> {
+    let mut text = detail.today.as_ref().map_or_else(String::new, standing);
+    if !detail.refusal_counts.is_empty() {
+        let counts = table_of(&detail.refusal_counts, &["reason", "count"])?;
+        let columns = ["received_at", "reason", "seq", "detail"];
+        let latest = table_of(&detail.latest_refusals, &columns)?;
+        text.push_str(&format!("\nRefused\n{counts}\nRefused last\n{latest}"));
+    }
+    if !detail.latest_quarantined.is_empty() {
+        let columns = ["received_at", "stream", "seq", "doubt", "doubt_detail"];
+        let latest = table_of(&detail.latest_quarantined, &columns)?;
+        text.push_str(&format!("\nQuarantined last\n{latest}"));
+    }
+    Ok(text)
+}
+
+fn standing(today: &NodeToday) -> String {
+    let last = today.last_segment.as_ref().map(|last| {
+        format!(
+            "{} of stream {}, received {}",
+            last.seq.0, last.stream, last.received_at
+        )
+    });
+    let through = today
+        .last_segment
+        .as_ref()
+        .map(|last| last.covered_through.to_string());
+    let none = || "-".to_owned();
+    sheet(&[
+        ("last segment", last.unwrap_or_else(none)),
+        ("covered through", through.unwrap_or_else(none)),
+        ("lag", today.lag.map_or_else(none, duration)),
+        ("today (UTC)", coverage(today.coverage)),
+        ("refused", today.refused.to_string()),
+        ("quarantined", today.quarantined.to_string()),
+    ])
+}
+
+fn coverage(coverage: Coverage) -> String {
+    format!(
+        "exact {}, interpolated {}, unmeasured {}, missing {}",
+        duration(coverage.exact),
+        duration(coverage.interpolated),
+        duration(coverage.unmeasured),
+        duration(coverage.missing),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::billing::testing::{self, NODE, at};
+    use crate::store::Store;
+    use crate::store::testing::store;
+
+    /// `web-1` with a counted and a quarantined segment, and a refusal.
+    async fn doubtful(store: &Store) {
+        testing::node(store, at("2026-11-22T12:00:00Z")).await;
+        let mut tx = store.write().await.unwrap();
+        for (seq, verdict, doubt) in [
+            (3_i64, "quarantined", Some("future")),
+            (4, "counted", None::<&str>),
+        ] {
+            sqlx::query(
+                "INSERT INTO segments (stream, seq, hash, covered_from, covered_through, received_at, \
+                 verdict, doubt_code, doubt, interval_count, bytes) \
+                 VALUES (1, $1, $2, 0, $3, $3, $4, $5, 'ends in an hour', 1, $2)",
+            )
+            .bind(seq)
+            .bind(vec![5_u8; 32])
+            .bind(at("2026-11-22T12:00:00Z").as_i64())
+            .bind(verdict)
+            .bind(doubt)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        }
+        sqlx::query(
+            "INSERT INTO refusals (id, node, reason, detail, received_at, byte_count, bytes) \
+             VALUES (1, 1, 'signature', 'not signed by its key', $1, 3, $2)",
+        )
+        .bind(at("2026-11-22T11:00:00Z").as_i64())
+        .bind(vec![1_u8; 3])
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        sqlx::query(
+            "INSERT INTO refusal_counts (node, reason, count, byte_count, kept_count, kept_bytes, first_at, last_at) \
+             VALUES (1, 'signature', 7, 21, 1, 3, 0, 0)",
+        )
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_node_shows_what_was_not_counted_and_why() {
+        let (_folder, store) = store().await;
+        doubtful(&store).await;
+        let now = at("2026-11-22T12:00:30Z");
+        let mut tx = store.read().await.unwrap();
+        let node = known_node(&mut tx, &NODE.to_string()).await.unwrap();
+        let detail = detail(&mut tx, node, now).await.unwrap();
+        let text = rest(&detail).unwrap();
+        for expected in [
+            "last segment     4 of stream",
+            "covered through  2026-11-22T12:00:00Z",
+            "lag              30s",
+            "missing 12h 00m 30s",
+            "refused          7",
+            "quarantined      1",
+            "not signed by its key",
+            "ends in an hour",
+        ] {
+            assert!(text.contains(expected), "{expected:?} in\n{text}");
+        }
+        let json = serde_json::to_value(&detail).unwrap();
+        assert_eq!(json["name"], "web-1");
+        assert_eq!(json["refusal_counts"][0]["count"], 7);
+        assert_eq!(json["latest_quarantined"][0]["doubt"], "future");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_sent_nothing_shows_that() {
+        let (_folder, store) = store().await;
+        testing::node(&store, at("2026-11-22T12:00:00Z")).await;
+        let mut tx = store.read().await.unwrap();
+        let node = known_node(&mut tx, "web-1").await.unwrap();
+        let detail = detail(&mut tx, node, at("2026-11-22T12:00:30Z")).await;
+        let text = rest(&detail.unwrap()).unwrap();
+        assert!(text.contains("last segment     -"), "{text}");
+        assert!(!text.contains("Refused"), "{text}");
+    }
 }

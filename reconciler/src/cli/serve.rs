@@ -6,24 +6,26 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Config;
-use crate::run::run;
+use super::Common;
+use super::output::{Output, say, sheet};
+use crate::run::{Ready, run};
 
 /// Serve agents, API and console until SIGTERM or Ctrl-C.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// UDP address for agents; overrides the configuration.
-    #[arg(long)]
-    ingest: Option<SocketAddr>,
     /// TCP address of API and console; overrides the configuration.
-    #[arg(long)]
-    http: Option<SocketAddr>,
+    #[arg(long, alias = "http", value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// UDP address for agents; overrides the configuration.
+    #[arg(long, value_name = "ADDR:PORT")]
+    ingest: Option<SocketAddr>,
 }
 
 impl Serve {
-    pub(super) async fn run(self, mut config: Config) -> anyhow::Result<()> {
+    pub(super) async fn run(self, common: &Common) -> anyhow::Result<()> {
+        let mut config = common.load()?;
         config.ingest = self.ingest.unwrap_or(config.ingest);
-        config.http = self.http.unwrap_or(config.http);
+        config.http = self.listen.unwrap_or(config.http);
         let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
         let shutdown = async move {
             tokio::select! {
@@ -31,10 +33,20 @@ impl Serve {
                 _ = tokio::signal::ctrl_c() => {}
             }
         };
-        let ready = |ready: crate::run::Ready| {
-            println!("ingest   {} (UDP)", ready.ingest);
-            println!("console  http://{}/", ready.http);
-        };
+        let output = Output { json: common.json };
+        // Whoever does not read these lines is served all the same.
+        let ready = |ready: Ready| drop(announce(output, &ready));
         Ok(run(&config, ready, shutdown).await?)
     }
+}
+
+fn announce(output: Output, ready: &Ready) -> anyhow::Result<()> {
+    let console = format!("http://{}/", ready.http);
+    if output.json {
+        return output.value(&serde_json::json!({ "ingest": ready.ingest, "console": console }));
+    }
+    say(&sheet(&[
+        ("ingest", format!("{} (UDP)", ready.ingest)),
+        ("console", console),
+    ]))
 }

@@ -1,25 +1,26 @@
-//! `token create` and `login`.
+//! `token create`.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use tallystick_common::time::Micros;
 
 use super::Session;
+use super::output::say;
 use crate::api::tokens::is_host_port;
 use crate::authority::{Authority, join};
-use crate::{audit, auth, clock};
+use crate::{audit, clock};
 
 /// Join tokens for nodes.
 #[derive(Debug, Subcommand)]
 pub(super) enum Token {
-    /// Make a token with which one host becomes a node.
+    /// Make a token with which one host becomes a node. It is told once, alone on standard output.
     Create {
         /// host:port at which the node reaches ingest; those of the configuration if not given.
-        #[arg(long = "address", value_parser = address)]
+        #[arg(long = "address", value_name = "HOST:PORT", value_parser = address)]
         addresses: Vec<String>,
         /// For how long it holds: 90s, 30m, 24h, 7d.
-        #[arg(long, default_value = "24h", value_parser = life)]
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = life)]
         expires: Micros,
-        /// For people.
+        /// What it is for, in words.
         #[arg(long, default_value = "")]
         note: String,
     },
@@ -56,45 +57,27 @@ impl Token {
                 "token": token.to_string(), "addresses": token.addresses, "expires_at": expires_at,
             }));
         }
-        println!("{token}");
-        Ok(())
+        say(&format!("{token}\n"))
     }
 }
 
-/// A one-time login link for the console, which holds for 15 minutes.
-#[derive(Debug, Args)]
-pub(super) struct Login {}
-
-impl Login {
-    pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
-        let code = auth::create_login(&session.store, &session.actor, clock::now()).await?;
-        let link = format!(
-            "http://{}/login?code={}",
-            session.config.http,
-            code.reveal()
-        );
-        if session.output.json {
-            return session.output.value(&serde_json::json!({ "login": link }));
-        }
-        println!("{link}");
-        Ok(())
-    }
-}
-
-fn address(text: &str) -> Result<String, String> {
+/// A `host:port` as typed.
+pub(super) fn address(text: &str) -> Result<String, String> {
     if is_host_port(text) {
         Ok(text.to_owned())
     } else {
-        Err("write host:port".to_owned())
+        Err("write host:port, such as tally.example.net:8621".to_owned())
     }
 }
 
 fn life(text: &str) -> Result<Micros, String> {
-    let wrong = || "write a number and s, m, h or d, such as 24h".to_owned();
+    let wrong = || "write a number from 1 on and s, m, h or d, such as 24h".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let number: u64 = text[..text.len() - unit.len_utf8()]
         .parse()
-        .map_err(|_| wrong())?;
+        .ok()
+        .filter(|number| *number > 0)
+        .ok_or_else(wrong)?;
     let seconds = match unit {
         's' => 1,
         'm' => 60,
@@ -113,7 +96,7 @@ mod tests {
     fn a_life_is_a_number_and_a_unit() {
         assert_eq!(life("24h"), Ok(Micros::from_seconds(86_400)));
         assert_eq!(life("90s"), Ok(Micros::from_seconds(90)));
-        for bad in ["", "h", "24", "1w", "-1h", "1µ"] {
+        for bad in ["", "h", "24", "0h", "1w", "-1h", "1µ"] {
             assert!(life(bad).is_err(), "{bad}");
         }
     }

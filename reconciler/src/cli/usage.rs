@@ -1,11 +1,14 @@
 //! `usage`.
 
 use clap::Args;
-use tallystick_common::time::Timestamp;
+use tallystick_common::time::{Micros, Timestamp};
 
 use super::Session;
+use super::instant::instant;
+use super::output::{duration, say, table};
 use crate::api::usage::{UsageParams, UsageView, is_unassigned};
 use crate::billing::usage::assigned;
+use crate::catalog::change::{known_account, known_node};
 use crate::clock;
 
 /// What was used, by node, workload, meter and account.
@@ -18,18 +21,18 @@ pub(super) struct Usage {
     #[arg(long)]
     node: Option<String>,
     /// Only of workloads that this pattern stands for.
-    #[arg(long)]
+    #[arg(long, value_name = "GLOB")]
     workload: Option<String>,
-    /// Only of this meter.
+    /// Only of this meter, such as cpu.time.
     #[arg(long)]
     meter: Option<String>,
-    /// From when: a quarter-hour; midnight UTC if not given.
-    #[arg(long)]
+    /// From when: a quarter-hour, or now for the present one's beginning; midnight UTC if not given.
+    #[arg(long, value_name = "INSTANT", value_parser = instant)]
     from: Option<Timestamp>,
     /// Until when: a quarter-hour; the end of the present one if not given.
-    #[arg(long)]
+    #[arg(long, value_name = "INSTANT", value_parser = instant)]
     to: Option<Timestamp>,
-    /// Only what no assignment gives to an account.
+    /// Only what no assignment gives to an account: nobody pays for it.
     #[arg(long, conflicts_with = "account")]
     unassigned: bool,
 }
@@ -47,22 +50,90 @@ impl Usage {
         };
         let (span, filter) = (params.span(clock::now())?, params.filter()?);
         let mut tx = session.store.read().await?;
+        if let Some(account) = &params.account {
+            known_account(&mut tx, account).await?;
+        }
+        if let Some(node) = &params.node {
+            known_node(&mut tx, node).await?;
+        }
         let rows = assigned(&mut tx, span).await?;
         let rows: Vec<UsageView> = rows
             .into_iter()
             .filter(|usage| filter.keeps(usage) && (!self.unassigned || is_unassigned(usage)))
             .map(|usage| UsageView::new(usage, &span))
             .collect();
-        let columns = [
-            "node_name",
-            "workload",
-            "account",
-            "meter",
-            "quantity",
-            "unit",
-            "interpolated",
-            "unmeasured",
+        if session.output.json {
+            return session.output.value(&rows);
+        }
+        say(&format!("{span}\n{}", told(&rows)))
+    }
+}
+
+fn told(rows: &[UsageView]) -> String {
+    let columns = [
+        "node",
+        "workload",
+        "account",
+        "meter",
+        "quantity",
+        "unit",
+        "interpolated",
+        "unmeasured",
+    ];
+    let cells = |row: &UsageView| {
+        let account = row.account.clone();
+        vec![
+            row.node_name.clone(),
+            row.workload.clone(),
+            account.unwrap_or_else(|| "-".to_owned()),
+            row.meter.clone(),
+            row.quantity.clone(),
+            row.unit.to_string(),
+            duration(Micros(row.interpolated)),
+            duration(Micros(row.unmeasured)),
+        ]
+    };
+    let cells: Vec<_> = rows.iter().map(cells).collect();
+    table(&columns, &cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use tallystick_common::period::Period;
+
+    use super::*;
+    use crate::billing::testing::{self, at};
+    use crate::store::testing::store;
+
+    #[tokio::test]
+    async fn quantities_are_told_to_the_last_digit() {
+        let (_folder, store) = store().await;
+        let hour = at("2026-11-22T12:00:00Z");
+        testing::node(&store, at("2026-11-22T13:00:00Z")).await;
+        testing::acme(&store, hour).await;
+        testing::cpu(&store, 3, hour, [1, 2, 3, 9_007_199_254_740_993]).await;
+        let span = Period {
+            from: hour,
+            to: at("2026-11-22T13:00:00Z"),
+        };
+        let mut tx = store.read().await.unwrap();
+        let rows = assigned(&mut tx, span).await.unwrap().into_iter();
+        let rows: Vec<_> = rows.map(|row| UsageView::new(row, &span)).collect();
+        let text = told(&rows);
+        let line = text
+            .lines()
+            .find(|line| line.contains("cgroup/acme"))
+            .unwrap();
+        let cells: Vec<_> = line.split_whitespace().take(5).collect();
+        let expected = [
+            "web-1",
+            "cgroup/acme",
+            "acme",
+            "cpu.time",
+            "9007199254740999",
         ];
-        session.output.list(&rows, &columns)
+        assert_eq!(cells, expected);
+        let json = serde_json::to_value(&rows).unwrap();
+        assert_eq!(json[0]["quantity"], "9007199254740999");
     }
 }

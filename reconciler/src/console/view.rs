@@ -54,7 +54,8 @@ fn line(line: &Line) -> InvoiceLineView {
     }
 }
 
-fn note(note: &Note) -> String {
+/// A note of a statement in words.
+pub(crate) fn note(note: &Note) -> String {
     match note {
         Note::Outstanding {
             node_name,

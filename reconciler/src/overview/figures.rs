@@ -36,7 +36,9 @@ pub async fn overview(
         to: now.next_multiple(QUARTER_HOUR_US),
     };
     let usage = assigned(conn, span).await?;
-    let nodes = nodes_today(conn, &usage, today, now).await?;
+    let mut nodes = store::nodes::all(conn).await?;
+    nodes.sort_by(|left, right| (&left.name, left.id).cmp(&(&right.name, right.id)));
+    let nodes = nodes_today(conn, nodes, &usage, today, now).await?;
     let mut accounts = Vec::new();
     for account in store::catalog::accounts(conn).await? {
         let draft = draft(conn, account.id.as_str(), Which::At(now), seller, now).await?;
@@ -89,16 +91,35 @@ fn so_far(account: &Account, draft: &Draft) -> AccountSoFar {
     }
 }
 
+/// How one node stands as of `now`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn node_today(
+    conn: &mut Connection,
+    node: Node,
+    now: Timestamp,
+) -> Result<Option<NodeToday>, StoreError> {
+    let today = now.floor_to(24 * HOUR_US);
+    let span = Period {
+        from: today,
+        to: now.next_multiple(QUARTER_HOUR_US),
+    };
+    let usage = assigned(conn, span).await?;
+    Ok(nodes_today(conn, vec![node], &usage, today, now)
+        .await?
+        .pop())
+}
+
 async fn nodes_today(
     conn: &mut Connection,
+    nodes: Vec<Node>,
     usage: &[AssignedUsage],
     today: Timestamp,
     now: Timestamp,
 ) -> Result<Vec<NodeToday>, StoreError> {
     let refused = inspect::refusal_counts(conn).await?;
     let quarantined = inspect::quarantine_counts(conn).await?;
-    let mut nodes = store::nodes::all(conn).await?;
-    nodes.sort_by(|left, right| (&left.name, left.id).cmp(&(&right.name, right.id)));
     let mut figures = Vec::new();
     for node in nodes {
         let last = inspect::last_segment(conn, node.row)

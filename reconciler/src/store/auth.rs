@@ -3,6 +3,7 @@
 use sqlx::Row;
 use tallystick_common::time::Timestamp;
 
+use super::column::{instant, optional_instant};
 use super::{Connection, StoreError};
 
 /// Keeps the hash of an API token.
@@ -35,6 +36,69 @@ pub async fn api_token(conn: &mut Connection, hash: &str) -> Result<Option<Strin
         .bind(hash)
         .fetch_optional(conn)
         .await?)
+}
+
+/// An API token as the store has it, without its hash.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ApiToken {
+    /// Its name; several may have had it, one after another.
+    pub name: String,
+    /// What its holder may do.
+    pub role: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// Every API token ever made, by time of making.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn api_tokens(conn: &mut Connection) -> Result<Vec<ApiToken>, StoreError> {
+    let text =
+        "SELECT name, role, created_at, revoked_at FROM api_tokens ORDER BY created_at, name";
+    let rows = sqlx::query(text).fetch_all(conn).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(ApiToken {
+                name: row.try_get("name")?,
+                role: row.try_get("role")?,
+                created_at: instant(row, "created_at", "api_tokens.created_at")?,
+                revoked_at: optional_instant(row, "revoked_at", "api_tokens.revoked_at")?,
+            })
+        })
+        .collect()
+}
+
+/// Revokes the tokens in use that have a name; how many.
+///
+/// # Errors
+/// When the database fails.
+pub async fn revoke_api_tokens(
+    conn: &mut Connection,
+    name: &str,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let text = "UPDATE api_tokens SET revoked_at = $2 WHERE name = $1 AND revoked_at IS NULL";
+    let done = sqlx::query(text)
+        .bind(name)
+        .bind(now.as_i64())
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Ends every session of an actor.
+///
+/// # Errors
+/// When the database fails.
+pub async fn delete_sessions_of(conn: &mut Connection, actor: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM console_sessions WHERE name = $1")
+        .bind(actor)
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Keeps the hash of a one-time login code.

@@ -65,6 +65,31 @@ pub async fn segments(
     rows.iter().map(segment_row).collect()
 }
 
+/// Up to `limit` quarantined segments of a node, the last received first.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn latest_quarantined(
+    conn: &mut Connection,
+    node: NodeRow,
+    limit: u32,
+) -> Result<Vec<SegmentRow>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT s.stream AS stream_row, t.stream AS stream, s.seq AS seq, s.hash AS hash, \
+         s.covered_from AS covered_from, s.covered_through AS covered_through, \
+         s.received_at AS received_at, s.verdict AS verdict, s.doubt_code AS doubt_code, \
+         s.doubt AS doubt, s.interval_count AS interval_count \
+         FROM segments s JOIN streams t ON t.id = s.stream \
+         WHERE t.node = $1 AND s.verdict = 'quarantined' \
+         ORDER BY s.received_at DESC, s.stream DESC, s.seq DESC LIMIT $2",
+    )
+    .bind(node.0)
+    .bind(i64::from(limit))
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(segment_row).collect()
+}
+
 /// The last segment that a node's newest stream admitted.
 ///
 /// # Errors
@@ -141,6 +166,28 @@ pub async fn refusals(
     )
     .bind(node.map_or(0, |node| node.0))
     .bind(super::column::number(after, "a refusal")?)
+    .bind(i64::from(limit))
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(refusal_row).collect()
+}
+
+/// Up to `limit` refusals of a node, the last first.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn latest_refusals(
+    conn: &mut Connection,
+    node: NodeRow,
+    limit: u32,
+) -> Result<Vec<RefusalRow>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT r.id AS id, n.node AS node, r.reason AS reason, r.detail AS detail, \
+         r.stream AS stream, r.seq AS seq, r.received_at AS received_at, r.byte_count AS byte_count \
+         FROM refusals r JOIN nodes n ON n.id = r.node \
+         WHERE r.node = $1 ORDER BY r.id DESC LIMIT $2",
+    )
+    .bind(node.0)
     .bind(i64::from(limit))
     .fetch_all(conn)
     .await?;
