@@ -75,6 +75,17 @@ impl Cgroup {
         assert!(status.is_ok_and(|status| status.success()), "{script}");
     }
 
+    /// Whether the last process has left it: from then on its counter stands still. A killed shell's
+    /// own child may outlive the shell for a moment, and is counted to its end.
+    ///
+    /// # Panics
+    /// When the group cannot be read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let procs = fs::read_to_string(self.path.join("cgroup.procs"));
+        procs.expect("a group has cgroup.procs").trim().is_empty()
+    }
+
     /// Keeps using CPU in it, now more, now less, until dropped.
     ///
     /// # Errors

@@ -377,6 +377,12 @@ fn fifty_kills_lose_nothing_and_bill_nothing_twice() {
     run.report();
 
     drop(busy);
+    if let Some(cgroup) = &cgroup {
+        // What its last process used on its way out belongs on the bill, so it has to be out.
+        poll::until(PATIENCE, "the end of all use", || {
+            cgroup.is_empty().then_some(())
+        });
+    }
     settle(&mut run);
     assert!(run.kills.len() >= KILLS);
     assert!(
