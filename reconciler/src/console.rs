@@ -175,7 +175,7 @@ async fn logout(State(app): State<App>, headers: HeaderMap) -> Result<Response, 
 /// `SameSite=Strict` cookie also when the link was followed from elsewhere.
 fn logged_in(session: &Secret) -> Response {
     let page = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"0;url=/\">\
-                <title>Tallystick</title></head><body><a href=\"/\">Go on to the console</a></body></html>";
+                <link rel=\"icon\" href=\"/assets/icon.svg\"><title>Tallystick</title></head><body><a href=\"/\">Go on to the console</a></body></html>";
     with_cookie(
         Html(page).into_response(),
         session.reveal(),

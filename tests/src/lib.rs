@@ -4,6 +4,7 @@
 //! `fixture` makes segments of any size. Nothing here listens elsewhere than on loopback, on a port that
 //! the kernel chose.
 
+pub mod browser;
 pub mod cgroup;
 pub mod draw;
 pub mod fixture;

@@ -1,4 +1,8 @@
-//! Usage as a table: a row per node and workload, a column per meter that anything measures.
+//! Usage as a table: a row per node, workload and account, a column per meter that anything measures.
+
+use std::collections::BTreeMap;
+
+use tallystick_common::meter::{Meter, Unit};
 
 use super::{COLUMNS, human};
 use crate::overview::UsageToday;
@@ -21,10 +25,18 @@ pub(super) struct Row {
 /// One meter of a workload.
 pub(super) struct Cell {
     pub(super) meter: &'static str,
-    /// In words; none where the workload has no register of the meter.
-    pub(super) text: Option<String>,
+    /// None where the workload has no register of the meter.
+    pub(super) figure: Option<Figure>,
+}
+
+/// What was used.
+pub(super) struct Figure {
+    /// In words.
+    pub(super) text: String,
     /// Exact, in the base unit.
-    pub(super) exact: String,
+    pub(super) quantity: String,
+    /// The base unit.
+    pub(super) unit: Unit,
     /// Some of its time is not measured or known in sum only.
     pub(super) doubtful: bool,
 }
@@ -35,57 +47,58 @@ impl UsageTable {
             .iter()
             .filter(|(meter, _)| usage.iter().any(|usage| usage.meter == *meter))
             .collect();
-        let mut workloads: Vec<(&str, &str)> = usage
-            .iter()
-            .map(|usage| (usage.node_name.as_str(), usage.workload.as_str()))
-            .collect();
-        workloads.sort_unstable();
-        workloads.dedup();
-        let rows = workloads
-            .into_iter()
-            .map(|(node, workload)| {
-                let own: Vec<&UsageToday> = usage
-                    .iter()
-                    .filter(|usage| usage.node_name == node && usage.workload.as_str() == workload)
-                    .collect();
-                Row::of(&own, &shown)
-            })
-            .collect();
+        // Names of nodes may be alike, and a workload may have changed hands today.
+        let mut rows: BTreeMap<_, Vec<&UsageToday>> = BTreeMap::new();
+        for usage in usage {
+            let key = (
+                &usage.node_name,
+                usage.node,
+                &usage.workload,
+                &usage.account,
+            );
+            rows.entry(key).or_default().push(usage);
+        }
         Self {
             headings: shown.iter().map(|(_, heading)| *heading).collect(),
-            rows,
+            rows: rows
+                .into_values()
+                .filter_map(|own| Row::of(&own, &shown))
+                .collect(),
         }
     }
 }
 
 impl Row {
-    fn of(own: &[&UsageToday], shown: &[&(tallystick_common::meter::Meter, &'static str)]) -> Self {
-        let cells = shown
-            .iter()
-            .map(|(meter, _)| {
-                let usage = own.iter().find(|usage| usage.meter == *meter);
-                let value = usage.and_then(|usage| usage.quantity.parse().ok());
-                Cell {
-                    meter: meter.name(),
-                    text: value.map(|value| human::quantity(value, meter.unit())),
-                    exact: usage.map_or_else(String::new, |usage| {
-                        format!("{} {}", usage.quantity, usage.unit)
-                    }),
-                    doubtful: usage
-                        .is_some_and(|usage| usage.unmeasured.0 > 0 || usage.interpolated.0 > 0),
-                }
-            })
-            .collect();
+    fn of(own: &[&UsageToday], shown: &[&(Meter, &'static str)]) -> Option<Self> {
+        let first = own.first()?;
+        let cell = |(meter, _): &&(Meter, &'static str)| Cell {
+            meter: meter.name(),
+            figure: own
+                .iter()
+                .find(|usage| usage.meter == *meter)
+                .map(|usage| Figure::of(usage)),
+        };
+        Some(Self {
+            node_name: first.node_name.clone(),
+            workload: first.workload.to_string(),
+            is_host: first.workload.is_host(),
+            account: first.account.clone(),
+            cells: shown.iter().map(cell).collect(),
+        })
+    }
+}
+
+impl Figure {
+    fn of(usage: &UsageToday) -> Self {
+        let quantity = usage.quantity.parse();
         Self {
-            node_name: own
-                .first()
-                .map_or_else(String::new, |usage| usage.node_name.clone()),
-            workload: own
-                .first()
-                .map_or_else(String::new, |usage| usage.workload.to_string()),
-            is_host: own.first().is_some_and(|usage| usage.workload.is_host()),
-            account: own.first().and_then(|usage| usage.account.clone()),
-            cells,
+            text: quantity.map_or_else(
+                |_| usage.quantity.clone(),
+                |quantity| human::quantity(quantity, usage.unit),
+            ),
+            quantity: usage.quantity.clone(),
+            unit: usage.unit,
+            doubtful: usage.unmeasured.0 > 0 || usage.interpolated.0 > 0,
         }
     }
 }

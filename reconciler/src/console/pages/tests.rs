@@ -103,6 +103,25 @@ fn the_first_page_shows_the_figures_and_where_they_come_from() {
 }
 
 #[test]
+fn figures_can_be_read_by_a_script_as_whole_numbers() {
+    let page = first_page(&overview()).unwrap();
+    assert!(page.contains(r#"<data value="1234567" title="1234567 µs">"#));
+}
+
+#[test]
+fn nodes_of_one_name_and_accounts_of_one_workload_have_rows_of_their_own() {
+    let mut overview = overview();
+    let mut twin = usage("host/other", Meter::CPU_TIME, "1111", Some("this-host"));
+    twin.node = NodeId([2; 16]);
+    let elsewhere = usage("host/other", Meter::CPU_TIME, "2222", Some("another"));
+    overview.usage.extend([twin, elsewhere]);
+    let page = first_page(&overview).unwrap();
+    for quantity in ["1234567", "1111", "2222"] {
+        assert!(page.contains(&format!("<data value=\"{quantity}\"")));
+    }
+}
+
+#[test]
 fn what_nodes_and_people_call_things_is_never_markup() {
     let page = first_page(&overview()).unwrap();
     assert!(!page.contains("<b>web</b>"));
