@@ -25,6 +25,10 @@ impl Fixture {
         );
         fixture.write("proc/stat", "cpu  100 0 50 999 9 0 10 7 0 0\n");
         fixture.write(
+            "proc/meminfo",
+            "MemTotal: 9 kB\nInactive(file):        0 kB\n",
+        );
+        fixture.write(
             "proc/diskstats",
             " 8 0 sda 4 0 10 0 6 0 20 0 0 0 0\n 8 1 sda1 4 0 10 0 6 0 20 0 0 0 0\n 253 0 dm-0 4 0 10 0 6 0 20 0 0 0 0\n",
         );

@@ -1,6 +1,6 @@
 //! Texts of kernel files into whole numbers.
 //!
-//! Owns the formats of `/proc/stat`, `/proc/diskstats` and the cgroup files, v1 and v2. Every
+//! Owns the formats of `/proc/stat`, `/proc/meminfo`, `/proc/diskstats` and the cgroup files, v1 and v2. Every
 //! function is pure; `None` means "not of this form", never zero.
 
 use std::collections::BTreeSet;
@@ -38,6 +38,14 @@ pub(super) fn number(text: &str) -> Option<u128> {
 pub(super) fn keyed(text: &str, key: &str) -> Option<u128> {
     text.lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ').and_then(number))
+}
+
+/// Bytes of inactive file pages from `/proc/meminfo`, which counts in units of 1,024.
+pub(super) fn inactive_file(text: &str) -> Option<u128> {
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Inactive(file):"))?;
+    number(rest.trim_end().strip_suffix("kB")?)?.checked_mul(1024)
 }
 
 /// CPU time in microseconds from `/proc/stat`: user, nice, system, irq and softirq. Guest time is
@@ -158,6 +166,14 @@ mod tests {
         let text = "total_inactive_file 7\ninactive_file 5\ninactive_filex 9\n";
         assert_eq!(keyed(text, "inactive_file"), Some(5));
         assert_eq!(keyed(text, "inactive"), None);
+    }
+
+    #[test]
+    fn inactive_file_pages_are_counted_in_kibibytes() {
+        let text = "MemTotal:  24684092 kB\nInactive:  5 kB\nInactive(file):  3814940 kB\n";
+        assert_eq!(inactive_file(text), Some(3_814_940 * 1024));
+        assert_eq!(inactive_file("Inactive(file): 7\n"), None);
+        assert_eq!(inactive_file("Inactive: 7 kB\n"), None);
     }
 
     #[test]
