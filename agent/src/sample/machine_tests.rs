@@ -115,6 +115,27 @@ fn this_machine_has_cpu_time_memory_and_uptime() {
 }
 
 #[test]
+fn the_hosts_working_set_holds_those_of_its_workloads() {
+    let mut sampler = Sampler::new(&Config::default()).unwrap();
+    let held = |sample: &Sample, host: bool| -> u128 {
+        let sources = sample.sources.iter().filter(|source| {
+            source.meter == Meter::MEMORY_USAGE && source.workload.is_host() == host
+        });
+        let levels = sources.map(|source| match source.raw {
+            Raw::Level(bytes) => bytes,
+            _ => 0,
+        });
+        levels.sum()
+    };
+    // Memory given back between the two readings makes single samples differ.
+    let holds = (0..50).any(|_| {
+        let sample = sampler.sample();
+        held(&sample, true) >= held(&sample, false)
+    });
+    assert!(holds, "of 50 samples not one is additive (I4)");
+}
+
+#[test]
 fn the_kernels_figure_of_a_cgroup_is_billed_to_the_microsecond() {
     let Some(cgroup) = OwnCgroup::create("billed") else {
         eprintln!("SKIPPED: no cgroup hierarchy that counts CPU time may be written by this user");

@@ -40,6 +40,14 @@ pub(super) fn keyed(text: &str, key: &str) -> Option<u128> {
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ').and_then(number))
 }
 
+/// Bytes of `key` in `/proc/meminfo`, whose lines are `key:   value kB`.
+pub(super) fn meminfo(text: &str, key: &str) -> Option<u128> {
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    number(value.trim().strip_suffix(" kB")?)?.checked_mul(1024)
+}
+
 /// CPU time in microseconds from `/proc/stat`: user, nice, system, irq and softirq. Guest time is
 /// in user already; idle, iowait and steal are not usage.
 pub(super) fn proc_stat_cpu(text: &str) -> Option<u128> {
@@ -143,6 +151,16 @@ mod tests {
 
     fn devices(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn meminfo_is_read_by_the_whole_key() {
+        let text =
+            "MemTotal:  100 kB\nInactive:   7 kB\nInactive(file):     5 kB\nHugePages_Total:  3\n";
+        assert_eq!(meminfo(text, "Inactive(file)"), Some(5 * 1024));
+        assert_eq!(meminfo(text, "Inactive"), Some(7 * 1024));
+        assert_eq!(meminfo(text, "HugePages_Total"), None, "no bytes");
+        assert_eq!(meminfo("", "Inactive"), None);
     }
 
     #[test]
