@@ -127,6 +127,14 @@ impl Config {
         load::load(path)
     }
 
+    /// As [`Self::load`], but `path` may be missing: then `conf.d` beside it is read alone.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
+        load::load_if_there(path)
+    }
+
     /// Every problem, with its remedy; empty when the agent can run with it.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {

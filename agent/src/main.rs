@@ -18,6 +18,7 @@ use tallystick_agent::run::{self, RunError};
 use tallystick_agent::ship::enroll::enroll;
 use tallystick_agent::status::{Status, StatusError};
 use tallystick_common::time::Timestamp;
+use tallystick_common::told::told;
 use tallystick_common::wire::JoinToken;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -32,8 +33,8 @@ const DEFAULT_CONFIG: &str = "/etc/tallystick/agent.toml";
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not enrolled, 4 configuration wrong, 5 another agent has the data folder, 6 no agent runs (status)."
 )]
 struct Cli {
-    /// Configuration file; conf.d/*.toml beside it is read too. Without this option a missing
-    /// /etc/tallystick/agent.toml means the defaults.
+    /// Configuration file; conf.d/*.toml beside it is read too. Without this option it is
+    /// /etc/tallystick/agent.toml, which may be missing.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Data folder, instead of the configured one.
@@ -90,7 +91,7 @@ fn main() -> ExitCode {
     match act(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tallystick-agent: {error:#}");
+            eprintln!("tallystick-agent: {}", told(error.as_ref()));
             exit_code(&error)
         }
     }
@@ -124,14 +125,14 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn load(path: Option<PathBuf>, data: Option<PathBuf>) -> anyhow::Result<Config> {
-    let default = PathBuf::from(DEFAULT_CONFIG);
     let mut config = match path {
         Some(path) => Config::load(&path)?,
-        None if default.exists() => Config::load(&default)?,
-        None => Config::default(),
+        None => Config::load_if_there(DEFAULT_CONFIG.as_ref())?,
     };
+    // Typed here, it is meant from here; in a file it has to be absolute.
     if let Some(data) = data {
-        config.data = data;
+        config.data = std::path::absolute(&data)
+            .with_context(|| format!("find the data folder {} (--data)", data.display()))?;
     }
     Ok(config)
 }

@@ -100,6 +100,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         shipper,
         stream_over: None,
         new_stream_at: None,
+        unpublished: false,
     };
     Box::pin(agent.work(Box::pin(shutdown))).await
 }
@@ -110,6 +111,8 @@ struct Meter {
     sampler: Sampler,
     station: Station,
     notes: Vec<String>,
+    /// Why the last seal failed; a log says it once.
+    unsealed: Option<String>,
 }
 
 fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, Status), RunError> {
@@ -134,6 +137,7 @@ fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, St
             sampler: Sampler::new(config)?,
             station,
             notes: Vec::new(),
+            unsealed: None,
         },
         status,
     ))
@@ -201,6 +205,8 @@ struct Agent {
     shipper: Shipper,
     stream_over: Option<StreamId>,
     new_stream_at: Option<Instant>,
+    /// Whether `status.json` is out of date; a log says it once.
+    unpublished: bool,
 }
 
 impl Agent {
@@ -260,7 +266,9 @@ impl Agent {
         }
         status.link = LinkStatus::None;
         status.running = false;
-        publish(&status, &data);
+        if let Err(error) = status.publish(&data) {
+            tracing::warn!(%error, "the status was not published");
+        }
         tracing::info!(unreceipted = status.unreceipted, "stopped");
         Ok(())
     }
@@ -346,7 +354,11 @@ impl Agent {
         if let Some(meter) = &self.meter {
             refresh(&mut self.status, &self.identity, meter);
         }
-        publish(&self.status, &self.data);
+        let published = self.status.publish(&self.data);
+        if let (Err(error), false) = (&published, self.unpublished) {
+            tracing::warn!(%error, "the status is not published");
+        }
+        self.unpublished = published.is_err();
     }
 }
 
@@ -362,12 +374,10 @@ impl Meter {
         let sample = self.sampler.sample();
         self.tell_new(sample.notes.iter().map(ToString::to_string).collect());
         self.station.observe(&sample);
-        if let Some(seed) = seed
-            && let Err(error) = self.station.seal(seed)
-        {
-            tracing::error!(%error, "nothing was sealed");
-            troubles.push(error.to_string());
+        if let Some(seed) = seed {
+            self.seal(seed);
         }
+        troubles.extend(self.unsealed.clone());
         troubles.extend(self.notes.iter().cloned());
         let refused = self.station.accrual().refused();
         if refused > 0 {
@@ -376,6 +386,16 @@ impl Meter {
             ));
         }
         troubles
+    }
+
+    fn seal(&mut self, seed: [u8; 32]) {
+        let error = self.station.seal(seed).err().map(|error| error.to_string());
+        match (&self.unsealed, &error) {
+            (None, Some(error)) => tracing::error!(%error, "nothing is sealed"),
+            (Some(_), None) => tracing::warn!("sealing goes on"),
+            _ => {}
+        }
+        self.unsealed = error;
     }
 
     /// Sampling says the same for as long as it holds; a log says it once.
@@ -405,12 +425,6 @@ fn refresh(status: &mut Status, identity: &Identity, meter: &Meter) {
         .registers()
         .map(RegisterStatus::from)
         .collect();
-}
-
-fn publish(status: &Status, data: &Path) {
-    if let Err(error) = status.publish(data) {
-        tracing::warn!(%error, "the status was not published");
-    }
 }
 
 fn now() -> Timestamp {

@@ -6,7 +6,7 @@
 //! | workload | meters | from |
 //! |---|---|---|
 //! | `host` | `cpu.time` | root cgroup: `cpuacct.usage` (v1) or `cpu.stat` (v2); else `/proc/stat`, in ticks of 10 ms |
-//! | | `memory.usage`, `memory.peak` | sysinfo: total − available |
+//! | | `memory.usage`, `memory.peak` | sysinfo's total − free, less `Inactive(file)` of `/proc/meminfo`: the working set, as of a cgroup |
 //! | | `disk.*` | root cgroup: `blkio.throttle.*_recursive` (v1) or `io.stat` (v2) where it counts; else `/proc/diskstats` |
 //! | | `uptime` | `CLOCK_MONOTONIC`, whole seconds: suspended time is not up |
 //! | `cgroup/PATH` | `cpu.time` | `cpuacct.usage` (v1) where the cgroup is there; else `cpu.stat` (v2) |
@@ -113,7 +113,9 @@ impl Sampler {
             std::fs::read_to_string(roots.proc.join("self/mountinfo")).unwrap_or_default();
         let mut devices = devices::Devices::new(roots);
         devices.refresh();
-        let hierarchies = mounts::hierarchies(&mountinfo);
+        let mut hierarchies = mounts::hierarchies(&mountinfo);
+        // A sandbox may have mounted something over them.
+        hierarchies.retain(|hierarchy| !is_gone(&hierarchy.mount));
         Ok(Self {
             boot,
             host: host::Host::new(roots, &hierarchies, devices.counted()),
@@ -229,6 +231,10 @@ impl Gathering {
         self.push(workload, Meter::MEMORY_USAGE, identity, raw.clone());
         self.push(workload, Meter::MEMORY_PEAK, identity, raw);
     }
+}
+
+fn is_gone(folder: &std::path::Path) -> bool {
+    std::fs::metadata(folder).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn counter(value: Result<u128, String>) -> Raw {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tallystick_common::codec;
 use tallystick_common::ids::{NodeId, Seq, StreamId, WorkloadName};
+use tallystick_common::keys::PublicKey;
 use tallystick_common::meter::Meter;
 use tallystick_common::time::{Micros, Timestamp};
 
@@ -79,6 +80,8 @@ pub struct Status {
     pub running: bool,
     /// The node.
     pub node: NodeId,
+    /// The key that signs its segments; `tallystick-verify --trust` takes it.
+    pub signing_key: PublicKey,
     /// Its name at enrolment.
     pub name: String,
     /// When this was true.
@@ -161,6 +164,7 @@ impl Status {
         Self {
             running: false,
             node: identity.node(),
+            signing_key: identity.enrolment.record.signing_key,
             name: identity.enrolment.record.name.clone(),
             at: None,
             stream: None,
@@ -242,6 +246,7 @@ impl fmt::Display for Table<'_> {
         let status = self.status;
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
         writeln!(f, "node       {} ({})", status.node, status.name)?;
+        writeln!(f, "key        {}", status.signing_key)?;
         writeln!(
             f,
             "agent      {}",

@@ -22,5 +22,6 @@ pub mod segment;
 pub mod statement;
 pub mod tiling;
 pub mod time;
+pub mod told;
 pub mod verify;
 pub mod wire;

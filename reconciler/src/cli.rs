@@ -12,6 +12,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use tallystick_common::told::told;
+
 use crate::config::{Config, ConfigError, DEFAULT_DATA};
 use crate::store::Store;
 
@@ -122,7 +124,7 @@ pub async fn main(cli: Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tallystick-reconciler: {}", told(&error));
+            eprintln!("tallystick-reconciler: {}", told(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -181,19 +183,4 @@ fn reader_gone(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<std::io::Error>()
         .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// The chain of causes; a cause that the error above it tells already is not told twice.
-fn told(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = if text.is_empty() {
-                cause
-            } else {
-                format!("{text}: {cause}")
-            };
-        }
-    }
-    text
 }

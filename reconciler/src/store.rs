@@ -17,7 +17,7 @@ use std::time::Duration;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Sqlite, SqliteConnection, Transaction};
+use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
 
@@ -188,7 +188,7 @@ impl Store {
         let writer = connect_writer(&options).await?;
         migrate::run(&writer, path).await?;
         let epoch = settle_epoch(&writer, epoch, now).await?;
-        let readers = SqlitePoolOptions::new()
+        let readers = pool_options()
             .max_connections(READERS)
             .min_connections(0)
             .connect_with(options.pragma("query_only", "ON"))
@@ -235,7 +235,7 @@ impl Store {
 async fn connect_writer(options: &SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
     let deadline = tokio::time::Instant::now() + BUSY_TIMEOUT;
     loop {
-        let pool = SqlitePoolOptions::new().max_connections(1);
+        let pool = pool_options().max_connections(1);
         match pool.connect_with(options.clone()).await {
             Err(error) if is_locked(&error) && tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(LOCKED_PAUSE).await;
@@ -243,6 +243,16 @@ async fn connect_writer(options: &SqliteConnectOptions) -> Result<SqlitePool, St
             connected => return Ok(connected?),
         }
     }
+}
+
+/// A full disk makes SQLite take a transaction back by itself. sqlx then still counts it as open and
+/// begins no other on that connection: such a connection is given up, and the store works again as
+/// soon as the disk does.
+fn pool_options() -> SqlitePoolOptions {
+    SqlitePoolOptions::new().before_acquire(|connection, _| {
+        let free = !connection.is_in_transaction();
+        Box::pin(async move { Ok(free) })
+    })
 }
 
 /// SQLITE_BUSY (5), whatever its extended code.
@@ -376,6 +386,27 @@ mod tests {
                 .await
                 .is_err()
         );
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_survived() {
+        const FILL: &str = "INSERT INTO filler VALUES (zeroblob(1000000))";
+        let folder = folder();
+        let path = folder.path().join(Store::FILE_NAME);
+        let store = Store::create(&path, EPOCH, Timestamp::EPOCH).await.unwrap();
+        let run = async |tx: &mut Tx, text| sqlx::query(text).execute(&mut **tx).await;
+        let mut tx = store.write().await.unwrap();
+        run(&mut tx, "CREATE TABLE filler (x)").await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = store.write().await.unwrap();
+        // No page more than there are: as on a full disk, and for this connection only.
+        run(&mut tx, "PRAGMA max_page_count = 1").await.unwrap();
+        let full = run(&mut tx, FILL).await.unwrap_err();
+        assert!(full.to_string().contains("full"), "{full}");
+        drop(tx);
+        let mut tx = store.write().await.unwrap();
+        run(&mut tx, FILL).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     #[test]

@@ -220,6 +220,12 @@ impl Up {
         })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// `GET path` of the API.
     ///
     /// # Errors

@@ -29,7 +29,19 @@ pub enum ConfigError {
 }
 
 pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
-    let mut merged = read(path)?;
+    with_extras(path, read(path)?)
+}
+
+pub(super) fn load_if_there(path: &Path) -> Result<Config, ConfigError> {
+    match read(path) {
+        Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            with_extras(path, Table::new())
+        }
+        read => with_extras(path, read?),
+    }
+}
+
+fn with_extras(path: &Path, mut merged: Table) -> Result<Config, ConfigError> {
     for extra in extras(path)? {
         merge(&mut merged, read(&extra)?);
     }

@@ -142,3 +142,19 @@ fn the_digest_changes_with_the_configuration() {
     assert_ne!(changed.digest(), Config::default().digest());
     assert_eq!(parse("").digest(), Config::default().digest());
 }
+
+#[test]
+fn conf_d_is_read_also_where_the_file_may_be_missing_and_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.toml");
+    assert_eq!(Config::load_if_there(&path).unwrap(), Config::default());
+    std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+    std::fs::write(folder.path().join("conf.d/a.toml"), "seal_seconds = 300").unwrap();
+    assert_eq!(Config::load_if_there(&path).unwrap().seal_seconds, 300);
+    assert!(
+        Config::load(&path).is_err(),
+        "asked for by name, it must be there"
+    );
+    std::fs::write(&path, "nonsense = 1").unwrap();
+    assert!(Config::load_if_there(&path).is_err());
+}

@@ -360,3 +360,16 @@ fn interfaces_are_known_by_their_index() {
         "excluded by default"
     );
 }
+
+#[test]
+fn hierarchies_that_a_sandbox_hides_are_none() {
+    let fixture = v1();
+    fs::remove_dir_all(fixture.path("cg")).unwrap();
+    let sample = fixture.sampler(&["*"]).sample();
+    assert_eq!(
+        value(&sample, "host", Meter::CPU_TIME),
+        Some(1_600_000),
+        "from /proc/stat"
+    );
+    assert_eq!((sample.walks, sample.notes), (vec![], vec![]));
+}

@@ -88,8 +88,8 @@ impl Host {
         out.push(&self.workload, Meter::UPTIME, &identity, up);
     }
 
-    /// The working set as of a control group, so that those of the groups add up to no more than this:
-    /// memory in use, caches too, less inactive file pages. sysinfo does not give the latter.
+    /// The working set, as of a cgroup: what is neither free nor an inactive file page, so that the
+    /// host's is never less than its workloads' (I4). sysinfo does not tell the latter.
     fn memory(&mut self, buffer: &mut Vec<u8>) -> Result<u128, String> {
         let system = self
             .system
@@ -100,7 +100,9 @@ impl Host {
         if total == 0 {
             return Err("could not read /proc/meminfo".to_owned());
         }
-        let inactive = self.meminfo.parse(buffer, parse::inactive_file)?;
+        let inactive = self
+            .meminfo
+            .parse(buffer, |text| parse::meminfo(text, "Inactive(file)"))?;
         Ok(u128::from(total.saturating_sub(free)).saturating_sub(inactive))
     }
 }

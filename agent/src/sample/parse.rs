@@ -1,6 +1,6 @@
 //! Texts of kernel files into whole numbers.
 //!
-//! Owns the formats of `/proc/stat`, `/proc/meminfo`, `/proc/diskstats` and the cgroup files, v1 and v2. Every
+//! Owns the formats of `/proc/stat`, `/proc/diskstats` and the cgroup files, v1 and v2. Every
 //! function is pure; `None` means "not of this form", never zero.
 
 use std::collections::BTreeSet;
@@ -40,12 +40,12 @@ pub(super) fn keyed(text: &str, key: &str) -> Option<u128> {
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ').and_then(number))
 }
 
-/// Bytes of inactive file pages from `/proc/meminfo`, which counts in units of 1,024.
-pub(super) fn inactive_file(text: &str) -> Option<u128> {
-    let rest = text
+/// Bytes of `key` in `/proc/meminfo`, whose lines are `key:   value kB`.
+pub(super) fn meminfo(text: &str, key: &str) -> Option<u128> {
+    let value = text
         .lines()
-        .find_map(|line| line.strip_prefix("Inactive(file):"))?;
-    number(rest.trim_end().strip_suffix("kB")?)?.checked_mul(1024)
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    number(value.trim().strip_suffix(" kB")?)?.checked_mul(1024)
 }
 
 /// CPU time in microseconds from `/proc/stat`: user, nice, system, irq and softirq. Guest time is
@@ -154,6 +154,16 @@ mod tests {
     }
 
     #[test]
+    fn meminfo_is_read_by_the_whole_key() {
+        let text =
+            "MemTotal:  100 kB\nInactive:   7 kB\nInactive(file):     5 kB\nHugePages_Total:  3\n";
+        assert_eq!(meminfo(text, "Inactive(file)"), Some(5 * 1024));
+        assert_eq!(meminfo(text, "Inactive"), Some(7 * 1024));
+        assert_eq!(meminfo(text, "HugePages_Total"), None, "no bytes");
+        assert_eq!(meminfo("", "Inactive"), None);
+    }
+
+    #[test]
     fn guest_steal_and_waiting_are_not_cpu_time() {
         let text = "cpu  100 10 20 9999 8888 3 4 7777 60 6\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
         assert_eq!(proc_stat_cpu(text), Some((100 + 10 + 20 + 3 + 4) * 10_000));
@@ -166,14 +176,6 @@ mod tests {
         let text = "total_inactive_file 7\ninactive_file 5\ninactive_filex 9\n";
         assert_eq!(keyed(text, "inactive_file"), Some(5));
         assert_eq!(keyed(text, "inactive"), None);
-    }
-
-    #[test]
-    fn inactive_file_pages_are_counted_in_kibibytes() {
-        let text = "MemTotal:  24684092 kB\nInactive:  5 kB\nInactive(file):  3814940 kB\n";
-        assert_eq!(inactive_file(text), Some(3_814_940 * 1024));
-        assert_eq!(inactive_file("Inactive(file): 7\n"), None);
-        assert_eq!(inactive_file("Inactive: 7 kB\n"), None);
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Backoff {
         (whole - half) + Duration::from_micros(random % span.saturating_add(1))
     }
 
-    /// An attempt succeeded: begin anew.
+    /// An attempt was of use: begin anew.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

@@ -90,9 +90,12 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
             met = self.meet() => met,
         };
         match meeting {
-            Ok((link, session)) => {
-                backoff.reset();
-                self.talk(link, session, shutdown).await
+            Ok((link, mut session)) => {
+                let ending = self.talk(link, &mut session, shutdown).await;
+                if session.came_forward() {
+                    backoff.reset();
+                }
+                ending
             }
             Err(ending) => ending,
         }
@@ -161,7 +164,7 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
     async fn talk(
         &self,
         link: Link,
-        mut session: Session,
+        session: &mut Session,
         shutdown: watch::Receiver<bool>,
     ) -> Ending {
         let (mut sender, mut receiver, closer) = link.split();
@@ -184,13 +187,7 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
         };
         let ending = loop {
             match self
-                .step(
-                    &mut desk,
-                    &mut session,
-                    &mut receiver,
-                    &hand,
-                    writing.as_mut(),
-                )
+                .step(&mut desk, session, &mut receiver, &hand, writing.as_mut())
                 .await
             {
                 Ok(()) => {}

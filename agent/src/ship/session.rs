@@ -112,6 +112,7 @@ pub struct Session {
     in_flight: VecDeque<Seq>,
     receipted: Option<Seq>,
     progress: Instant,
+    came_forward: bool,
 }
 
 impl Session {
@@ -127,6 +128,7 @@ impl Session {
             in_flight: VecDeque::new(),
             receipted: None,
             progress: now,
+            came_forward: false,
         }
     }
 
@@ -228,11 +230,19 @@ impl Session {
             self.in_flight.pop_front();
         }
         if news {
+            self.came_forward = true;
             self.receipted = Some(receipt.seq);
             // Held without being sent again: the receipt for it had been lost.
             self.next = self.next.max(receipt.seq.next());
         }
         Ok(news)
+    }
+
+    /// Whether this connection brought a receipt that was not there before. One that brings none has
+    /// not been of use, however friendly the welcome was.
+    #[must_use]
+    pub fn came_forward(&self) -> bool {
+        self.came_forward
     }
 
     /// The reconciler refused something.

@@ -7,11 +7,13 @@ mod catalog;
 mod report;
 mod up;
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tallystick_common::told::told;
 
 /// Meters this host and bills it.
 #[derive(Parser)]
@@ -34,10 +36,10 @@ enum Command {
 #[derive(clap::Args, Clone)]
 struct Up {
     /// Folder of everything that is kept.
-    #[arg(long, default_value = "tallystick-data")]
+    #[arg(long, value_name = "DIR", default_value = "tallystick-data")]
     data: PathBuf,
     /// Address of API and console; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8620")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8620")]
     listen: SocketAddr,
     /// Print one JSON object a line; the one with "event":"ready" carries api, token and console.
     #[arg(long)]
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -62,7 +65,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tallystick: {error:#}");
+            eprintln!("tallystick: {}", told(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -1,20 +1,20 @@
 //! Starting and stopping both halves.
 
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::json;
 use tallystick_agent::identity::Identity;
-use tallystick_agent::lock::DataLock;
+use tallystick_agent::lock::{DataLock, LockError};
 use tallystick_agent::ship::enroll::{Enrolment, enroll};
 use tallystick_common::ids::NodeId;
 use tallystick_common::time::Micros;
 use tallystick_reconciler::config::Config;
-use tallystick_reconciler::run::Ready;
+use tallystick_reconciler::run::{Ready, RunError};
 use tallystick_reconciler::store::Store;
 use tallystick_reconciler::{auth, authority, clock, init, run};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,11 +30,12 @@ const FIRST_SEGMENT: Duration = Duration::from_secs(30);
 const TOKEN_LIFE: Micros = Micros(60_000_000);
 
 /// Runs until a signal.
-pub(crate) async fn up(call: Up) -> anyhow::Result<()> {
+pub(crate) async fn up(mut call: Up) -> anyhow::Result<()> {
     let report = Report { json: call.json };
     make_folder(&call.data)?;
-    let _lock = DataLock::acquire(&call.data)
-        .with_context(|| format!("use the data folder {} (--data)", call.data.display()))?;
+    // What is kept must not depend on where a later call is made from.
+    call.data = std::path::absolute(&call.data)?;
+    let _lock = lock(&call.data)?;
     let (stop, stopped) = watch::channel(false);
     let mut signalled = tokio::spawn(wait_for_signal());
     let (mut reconciler, ready) = start_reconciler(&call, stopped).await?;
@@ -110,6 +111,16 @@ fn make_folder(data: &Path) -> anyhow::Result<()> {
     })
 }
 
+fn lock(data: &Path) -> anyhow::Result<DataLock> {
+    DataLock::acquire(data).map_err(|error| match error {
+        LockError::Held(_) => anyhow!(
+            "another `tallystick up` works in {}: stop it, or give this one a folder of its own (--data) and another address (--listen)",
+            data.display()
+        ),
+        error => error.into(),
+    })
+}
+
 type Running = tokio::task::JoinHandle<anyhow::Result<()>>;
 
 async fn start_reconciler(
@@ -122,7 +133,6 @@ async fn start_reconciler(
     config.http = call.listen;
     config.ingest = SocketAddr::from(([127, 0, 0, 1], 0));
     let (tell, ready) = oneshot::channel();
-    let listen = call.listen;
     let running = tokio::spawn(async move {
         let ready = move |ready| drop(tell.send(ready));
         let shutdown = async move {
@@ -130,9 +140,19 @@ async fn start_reconciler(
         };
         run::serve(&config, authority, store, ready, shutdown)
             .await
-            .with_context(|| format!("serve on {listen} (--listen chooses another address)"))
+            .map_err(explained)
     });
     Ok((running, ready))
+}
+
+/// Here there is no `reconciler.toml` to point at.
+fn explained(error: RunError) -> anyhow::Error {
+    match error {
+        RunError::Http { address, source } => anyhow!(
+            "listen on {address} for API and console: {source}; choose another address with --listen (port 0 takes a free one)"
+        ),
+        error => error.into(),
+    }
 }
 
 /// The node of this host: enrolled now, or before and told where the reconciler is today.
@@ -207,7 +227,7 @@ async fn announce(data: &Path, ready: &Ready, report: Report) -> anyhow::Result<
     let store = &ready.services.store;
     let token = api_token(data, store).await?;
     let code = auth::create_login(store, "console", clock::now()).await?;
-    let api = format!("http://{}", ready.http);
+    let api = format!("http://{}", reachable(ready.http));
     let console = format!("{api}/login?code={}", code.reveal());
     let words = format!(
         "Metering this host every second and billing account {} by the starter plan.\n\
@@ -222,6 +242,17 @@ async fn announce(data: &Path, ready: &Ready, report: Report) -> anyhow::Result<
         json!({ "api": api, "token": token, "console": console }),
     );
     Ok(())
+}
+
+/// Where this host itself reaches what listens on `address`.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }
 
 /// The administrator's token of this folder, the same at every start.
@@ -255,4 +286,17 @@ async fn wait_for_signal() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_names_an_address_that_this_host_reaches() {
+        let told = |address: &str| reachable(address.parse().unwrap()).to_string();
+        assert_eq!(told("0.0.0.0:1"), "127.0.0.1:1");
+        assert_eq!(told("[::]:1"), "[::1]:1");
+        assert_eq!(told("192.0.2.1:1"), "192.0.2.1:1");
+    }
 }

@@ -9,12 +9,13 @@ use anyhow::Context as _;
 use clap::Parser;
 use tallystick_common::ids::NodeId;
 use tallystick_common::keys::{KeyRing, PublicKey};
+use tallystick_common::told::told;
 use tallystick_common::verify::{Report, verify_frames};
 
 /// Checks sealed segments and receipts, and prints what each register measured.
 ///
-/// FILE holds what the wire carries: segments of one stream in order, and receipts, as
-/// `GET /v1/nodes/{node}/streams/{stream}/segments` of the reconciler gives them.
+/// FILE holds what the wire carries (common/PROTOCOL.md, frames): segments of one stream in order, and
+/// receipts.
 ///
 /// Exit codes: 0 everything stands; 1 something differs (the first difference is named);
 /// 2 the call or the file cannot be used.
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     match run(&Call::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tallystick-verify: {error:#}");
+            eprintln!("tallystick-verify: {}", told(error.as_ref()));
             ExitCode::from(2)
         }
     }

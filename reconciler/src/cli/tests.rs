@@ -96,7 +96,7 @@ fn what_is_missing_or_misspelt_is_refused_before_anything_happens() {
 #[test]
 fn a_cause_is_not_told_twice() {
     let error = anyhow::anyhow!("no such file").context("read plan p.toml: no such file");
-    assert_eq!(told(&error), "read plan p.toml: no such file");
+    assert_eq!(told(error.as_ref()), "read plan p.toml: no such file");
     let error = anyhow::anyhow!("no such file").context("read plan p.toml");
-    assert_eq!(told(&error), "read plan p.toml: no such file");
+    assert_eq!(told(error.as_ref()), "read plan p.toml: no such file");
 }

@@ -329,3 +329,20 @@ fn a_connection_without_receipts_is_given_up() {
     session.handle_sent(now, Seq(0));
     assert_eq!(session.poll_timeout(), Some(now + RECEIPT_WITHIN));
 }
+
+#[test]
+fn only_a_new_receipt_makes_a_connection_one_of_use() {
+    let now = Instant::now();
+    let buffer = Buffer {
+        sealed: 50,
+        receipted: Some(Seq(9)),
+    };
+    let mut session = welcomed(now, &buffer, &Reconciler { holds: 10 });
+    assert!(!session.came_forward(), "a welcome alone does not");
+    for (holds, expected) in [(10, false), (11, true)] {
+        let receipt = Reconciler { holds }.receipt();
+        let known = buffer.known(receipt.seq);
+        session.handle_receipt(now, &receipt, known).unwrap();
+        assert_eq!(session.came_forward(), expected, "{holds} held");
+    }
+}
