@@ -8,6 +8,7 @@
 pub mod document;
 pub mod draft;
 pub mod issue;
+pub mod registers;
 pub mod usage;
 
 use tallystick_common::money::MoneyError;
