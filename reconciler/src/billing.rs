@@ -68,16 +68,6 @@ pub enum BillingError {
         /// Which nodes, and how far each is.
         outstanding: Vec<Outstanding>,
     },
-    /// Segments are committed that usage does not hold yet.
-    #[error(
-        "issue the invoice of {account}: {segments} segments are stored but not in the rollups yet; let the reconciler serve for a moment and ask again"
-    )]
-    RollupsBehind {
-        /// Whose.
-        account: String,
-        /// How many.
-        segments: u64,
-    },
     /// Usage that its registers do not bear out (I3).
     #[error(
         "issue the invoice of {account}: {count} items of usage differ from what their registers counted; see the draft's discrepancies"

@@ -302,24 +302,6 @@ async fn a_plan_is_applied_once_and_its_versions_stay() {
 }
 
 #[tokio::test]
-async fn nothing_is_issued_while_committed_segments_are_not_in_the_rollups() {
-    let (_folder, store) = world().await;
-    let mut tx = store.write().await.unwrap();
-    sqlx::query("UPDATE streams SET rolled_seq = 3")
-        .execute(&mut *tx)
-        .await
-        .unwrap();
-    tx.commit().await.unwrap();
-    let behind = issue(&store, &order(Some("hurry")), november())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(behind, BillingError::RollupsBehind { segments: 2, .. }),
-        "{behind}"
-    );
-}
-
-#[tokio::test]
 async fn quarter_hours_of_which_nothing_was_said_belong_to_nobody() {
     let (_folder, store) = store().await;
     node(&store, november()).await;

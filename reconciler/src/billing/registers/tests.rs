@@ -8,7 +8,7 @@ use crate::billing::draft::{Which, draft};
 use crate::billing::issue::Issued;
 use crate::billing::testing::world::{TO_DECEMBER, World};
 use crate::billing::testing::{assign, at as instant};
-use crate::billing::{BillingError, Draft};
+use crate::billing::{BillingError, Draft, InvoiceDocument};
 use crate::catalog::change::{self, NewAccount};
 use crate::ingest::admit::Verdict;
 use crate::ingest::testing::{self, Agent, at, interpolated};
@@ -61,6 +61,36 @@ async fn a_rollup_row_that_its_registers_do_not_bear_out_is_shown_and_not_issued
         )
         .await;
     assert!(matches!(world.issue().await, Ok(Issued::Now(_))));
+}
+
+#[tokio::test]
+async fn an_invoice_counts_all_that_its_cut_names_however_far_the_rollups_are_behind() {
+    let mut documents = Vec::new();
+    for rolled in 0..=3 {
+        let mut world = World::new().await;
+        for segment in 0..3 {
+            world.next(TO_DECEMBER / 3, 1000).await;
+            if segment + 1 == rolled {
+                world.roll_up().await;
+            }
+        }
+        let issued = world.issue().await.unwrap();
+        let document: InvoiceDocument = serde_json::from_str(&issued.invoice().document).unwrap();
+        assert_eq!(document.cut[0].seq.0, 2);
+        assert_eq!(document.statement.lines[0].quantity, 3000);
+        let counted = &document.statement.lines[0].details[0].registers;
+        assert_eq!(readings(counted), [(1, 0, 3000)]);
+        documents.push(document.to_json());
+        world.roll_up().await;
+        let after = world.draft("acme", LATE).await.statement;
+        assert_eq!(after, document.statement, "nothing came late");
+    }
+    documents.dedup();
+    assert_eq!(
+        documents.len(),
+        1,
+        "the same bytes from rows and from the tail"
+    );
 }
 
 #[tokio::test]
