@@ -88,12 +88,9 @@ impl Facts {
         })
     }
 
+    /// Until when the node's time is accounted for. A claim about the future proves nothing.
     fn covered_through(&self, node: &Node) -> Option<Timestamp> {
-        let of_node = self
-            .positions
-            .iter()
-            .filter(|position| position.node == node.id);
-        of_node.map(|position| position.covered_through).max()
+        store::billing::proved_through(&self.positions, node.id)
     }
 
     /// Instants at which usage must be cut: it may change hands or plan there.

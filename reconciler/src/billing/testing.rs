@@ -56,8 +56,8 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
     .await
     .unwrap();
     sqlx::query(
-        "INSERT INTO streams (id, node, stream, next_seq, head, covered_from, covered_through, state, rolled_seq, boot, opened_at) \
-         VALUES (1, 1, $1, 5, $2, 0, $3, 'open', 5, $1, 0)",
+        "INSERT INTO streams (id, node, stream, next_seq, head, covered_from, covered_through, proved_through, state, rolled_seq, boot, opened_at) \
+         VALUES (1, 1, $1, 5, $2, 0, $3, $3, 'open', 5, $1, 0)",
     )
     .bind(vec![3_u8; 16])
     .bind(Hash([4; 32]).0.to_vec())
@@ -79,7 +79,7 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
 /// The node's time is accounted for until then.
 pub(crate) async fn cover(store: &Store, through: Timestamp) {
     let mut tx = store.write().await.unwrap();
-    sqlx::query("UPDATE streams SET covered_through = $1")
+    sqlx::query("UPDATE streams SET covered_through = $1, proved_through = $1")
         .bind(through.as_i64())
         .execute(&mut *tx)
         .await
@@ -112,6 +112,7 @@ pub(crate) async fn cpu(store: &Store, workload: usize, hour: Timestamp, quarter
     let mut state = StreamState::new(NODE, stream);
     let blocks = segment.kept_blocks().unwrap();
     state.advance(segment.header(), &blocks, segment.hash());
+    state.prove(segment.header().covered_through);
     assert!(
         streams::advance(&mut tx, row, Seq::FIRST, &state, None)
             .await

@@ -168,6 +168,14 @@ impl Agent {
         }
     }
 
+    /// Another stream of the node, which begins at `at(seconds)`.
+    pub(crate) fn beside(&self, stream: u8, seconds: u64) -> Self {
+        Self {
+            covered: at(seconds),
+            ..self.succeeded(stream)
+        }
+    }
+
     /// Enrols the node in a store.
     pub(crate) async fn enrolled(self, store: &Store) -> Self {
         let mut tx = store.write().await.expect("a transaction");

@@ -43,6 +43,11 @@ impl World {
         }
     }
 
+    /// Another committer goes on, which knows only what the store holds.
+    pub(crate) fn restart(&mut self, clock: fn() -> Timestamp) {
+        self.commit = committing(&self.store, clock);
+    }
+
     /// An honest segment of that length.
     pub(crate) async fn next(&mut self, seconds: u64, quantity: u128) {
         let segment = self.agent.next(seconds, quantity);
