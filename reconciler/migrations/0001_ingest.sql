@@ -21,8 +21,7 @@ CREATE TABLE nodes (
     labels          TEXT   NOT NULL DEFAULT '{}',
     signing_key     BLOB   NOT NULL,
     tls_fingerprint BLOB   NOT NULL,
-    enrolled_at     BIGINT NOT NULL,
-    last_seen_at    BIGINT
+    enrolled_at     BIGINT NOT NULL
 );
 CREATE INDEX nodes_by_name ON nodes (name);
 

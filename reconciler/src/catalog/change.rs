@@ -228,7 +228,7 @@ pub async fn known_plan(conn: &mut Connection, text: &str) -> Result<PlanVersion
     Ok(found.ok_or_else(|| CatalogError::Unknown {
         what: "plan",
         name: text.to_owned(),
-        hint: "see `plan show`, or apply it with `plan apply FILE`",
+        hint: "see `plan list`, or apply it with `plan apply FILE`",
     })?)
 }
 

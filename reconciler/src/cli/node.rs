@@ -256,6 +256,7 @@ mod tests {
         }
         let json = serde_json::to_value(&detail).unwrap();
         assert_eq!(json["name"], "web-1");
+        assert_eq!(json["last_seen_at"], "2026-11-22T12:00:00Z");
         assert_eq!(json["refusal_counts"][0]["count"], 7);
         assert_eq!(json["latest_quarantined"][0]["doubt"], "future");
     }
@@ -266,6 +267,7 @@ mod tests {
         testing::node(&store, at("2026-11-22T12:00:00Z")).await;
         let mut tx = store.read().await.unwrap();
         let node = known_node(&mut tx, "web-1").await.unwrap();
+        assert_eq!(node.last_seen_at, None);
         let detail = detail(&mut tx, node, at("2026-11-22T12:00:30Z")).await;
         let text = rest(&detail.unwrap()).unwrap();
         assert!(text.contains("last segment     -"), "{text}");
