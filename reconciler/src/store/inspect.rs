@@ -1,8 +1,10 @@
-//! What people look at beside totals: segments, quarantine, refusals, counts for metrics.
+//! What people look at beside totals: segments, quarantine, gaps, refusals, counts for metrics.
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
+use tallystick_common::period::Period;
+use tallystick_common::reading::Cause;
 use tallystick_common::time::Timestamp;
 
 use super::column::{bytes, id, instant, unsigned};
@@ -126,6 +128,75 @@ fn segment_row(row: &SqliteRow) -> Result<SegmentRow, StoreError> {
         verdict: row.try_get("verdict")?,
         doubt: code.map(|code| (code, words.unwrap_or_default())),
         intervals: unsigned(row, "interval_count", "segments.interval_count")?,
+    })
+}
+
+/// A whole-node gap that a counted segment names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapRow {
+    /// The node.
+    pub node: NodeRow,
+    /// When.
+    pub span: Period,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Gaps of every node that share time with a span, cut at its bounds, by node and time.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn gaps(conn: &mut Connection, span: Period) -> Result<Vec<GapRow>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT node, from_at, to_at, cause FROM gaps WHERE from_at < $2 AND to_at > $1 \
+         ORDER BY node, from_at, to_at",
+    )
+    .bind(span.from.as_i64())
+    .bind(span.to.as_i64())
+    .fetch_all(conn)
+    .await?;
+    let read = |row: &SqliteRow| {
+        let words: &str = row.try_get("cause")?;
+        Ok(GapRow {
+            node: NodeRow(row.try_get("node")?),
+            span: shared(row, ("from_at", "to_at"), span)?,
+            cause: Cause::from_words(words)
+                .ok_or_else(|| StoreError::damaged("gaps.cause", words))?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Time of quarantined segments that lies in a span, cut at its bounds, by node.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn quarantined_time(
+    conn: &mut Connection,
+    span: Period,
+) -> Result<Vec<(NodeRow, Period)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT t.node AS node, s.covered_from AS covered_from, s.covered_through AS covered_through \
+         FROM segments s JOIN streams t ON t.id = s.stream \
+         WHERE s.verdict = 'quarantined' AND s.covered_from < $2 AND s.covered_through > $1 \
+         ORDER BY t.node, s.covered_from",
+    )
+    .bind(span.from.as_i64())
+    .bind(span.to.as_i64())
+    .fetch_all(conn)
+    .await?;
+    let read = |row: &SqliteRow| {
+        let time = shared(row, ("covered_from", "covered_through"), span)?;
+        Ok((NodeRow(row.try_get("node")?), time))
+    };
+    rows.iter().map(read).collect()
+}
+
+/// The part of a row's time that lies in a span.
+fn shared(row: &SqliteRow, columns: (&str, &str), span: Period) -> Result<Period, StoreError> {
+    Ok(Period {
+        from: instant(row, columns.0, "a beginning")?.max(span.from),
+        to: instant(row, columns.1, "an end")?.min(span.to),
     })
 }
 
