@@ -1,4 +1,7 @@
-//! What people look at beside totals: segments, quarantine, gaps, refusals, counts for metrics.
+//! What people look at beside totals: segments, quarantine, gaps, workloads, refusals, counts for
+//! metrics.
+
+use std::collections::BTreeMap;
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -198,6 +201,39 @@ fn shared(row: &SqliteRow, columns: (&str, &str), span: Period) -> Result<Period
         from: instant(row, columns.0, "a beginning")?.max(span.from),
         to: instant(row, columns.1, "an end")?.min(span.to),
     })
+}
+
+/// A workload of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadRow {
+    /// Its name.
+    pub name: String,
+    /// What it calls itself, as its newest counted segment says.
+    pub labels: BTreeMap<String, String>,
+    /// When its first register began.
+    pub first_seen_at: Timestamp,
+}
+
+/// The workloads of a node, by name.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn workloads(
+    conn: &mut Connection,
+    node: NodeRow,
+) -> Result<Vec<WorkloadRow>, StoreError> {
+    let query = "SELECT name, labels, first_seen_at FROM workloads WHERE node = $1 ORDER BY name";
+    let rows = sqlx::query(query).bind(node.0).fetch_all(conn).await?;
+    let read = |row: &SqliteRow| {
+        let labels: &str = row.try_get("labels")?;
+        Ok(WorkloadRow {
+            name: row.try_get("name")?,
+            labels: serde_json::from_str(labels)
+                .map_err(|error| StoreError::damaged("workloads.labels", error))?,
+            first_seen_at: instant(row, "first_seen_at", "workloads.first_seen_at")?,
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 /// Something refused, without its bytes.
