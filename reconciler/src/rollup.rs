@@ -71,13 +71,21 @@ pub struct Cells {
     /// The registers that the last of the segments leaves open, sorted. A register that was open and
     /// is not among them is over, though none of its runs says so.
     pub open: Vec<RegisterId>,
+    /// What workloads call themselves, as their newest counted segment says, and when it ends.
+    pub labels: BTreeMap<WorkloadName, (Labels, Timestamp)>,
 }
+
+/// Labels by key, as a block has them.
+pub type Labels = Vec<(String, String)>;
 
 impl Cells {
     /// Adds one segment's blocks. Registers advance over segments that are not counted, too.
     pub fn add(&mut self, blocks: &[Block], counted: bool) {
         self.open = left_open(blocks);
         for block in blocks {
+            if counted {
+                self.label(block);
+            }
             for run in block.runs() {
                 self.advance(block, run);
                 if counted {
@@ -87,6 +95,23 @@ impl Cells {
                         .intervals(run)
                         .for_each(|interval| add(cells, run.meter, &interval));
                 }
+            }
+        }
+    }
+
+    fn label(&mut self, block: &Block) {
+        let end = block.runs().last().map(|run| block.shape(run).end());
+        let end = end.unwrap_or(Timestamp::EPOCH);
+        match self.labels.get_mut(&block.workload) {
+            Some((labels, at)) => {
+                if *labels != block.labels {
+                    labels.clone_from(&block.labels);
+                }
+                *at = end;
+            }
+            None => {
+                let held = (block.labels.clone(), end);
+                self.labels.insert(block.workload.clone(), held);
             }
         }
     }

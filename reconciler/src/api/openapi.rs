@@ -17,7 +17,7 @@ use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
         Amounts and quantities are text: decimals with their currency beside them, whole numbers of the meter's base unit."),
     paths(
         usage::overview, usage::list, usage::unassigned, usage::recent,
-        nodes::list, nodes::show, nodes::segments, nodes::quarantine, nodes::refusals,
+        nodes::list, nodes::show, nodes::workloads, nodes::segments, nodes::quarantine, nodes::refusals,
         nodes::ban, nodes::retire, nodes::all_refusals, tokens::create,
         catalog::accounts, catalog::create_account, catalog::account,
         catalog::assignments, catalog::assign,

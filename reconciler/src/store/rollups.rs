@@ -6,11 +6,12 @@ use std::fmt::Write as _;
 use sqlx::sqlite::SqliteArguments;
 use tallystick_common::ids::{RegisterId, WorkloadName};
 use tallystick_common::segment::{Basis, CloseReason};
+use tallystick_common::time::Timestamp;
 
 use super::column::number;
 use super::streams::Stream;
 use super::{Connection, StoreError};
-use crate::rollup::{Cell, Cells, RegisterEnd, place};
+use crate::rollup::{Cell, Cells, Labels, RegisterEnd, place};
 
 /// The columns of a row that come in fours, in the order of the table.
 const GROUPS: [(&str, bool); 6] = [
@@ -30,7 +31,10 @@ pub async fn add(conn: &mut Connection, stream: &Stream, cells: &Cells) -> Resul
     let mut workloads = HashMap::new();
     for register in cells.registers.values() {
         if !workloads.contains_key(&register.workload) {
-            let row = workload(conn, stream, register).await?;
+            let (row, held) = workload(conn, stream, register).await?;
+            if let Some((labels, at)) = cells.labels.get(&register.workload) {
+                label(conn, row, &held, labels, *at).await?;
+            }
             workloads.insert(register.workload.clone(), row);
         }
     }
@@ -56,6 +60,32 @@ pub async fn add(conn: &mut Connection, stream: &Stream, cells: &Cells) -> Resul
         put_register(conn, stream, id.0, workloads[&register.workload], register).await?;
     }
     close_left_out(conn, stream, &cells.open).await
+}
+
+/// Keeps what a workload calls itself where that is not what is held, unless a later segment said that.
+async fn label(
+    conn: &mut Connection,
+    workload: i64,
+    held: &str,
+    labels: &Labels,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let labels: BTreeMap<&String, &String> =
+        labels.iter().map(|(key, value)| (key, value)).collect();
+    let labels = serde_json::to_string(&labels)
+        .map_err(|error| StoreError::damaged("workloads.labels", error))?;
+    if labels == held {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE workloads SET labels = $2, labelled_at = $3 WHERE id = $1 AND labelled_at <= $3",
+    )
+    .bind(workload)
+    .bind(labels)
+    .bind(at.as_i64())
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Ends registers that a doubtful segment left out, as admission does.
@@ -179,31 +209,32 @@ fn bind_row(
         .map_err(|error| StoreError::Sql(sqlx::Error::Encode(error)))
 }
 
+/// The row of a register's workload and the labels it holds.
 async fn workload(
     conn: &mut Connection,
     stream: &Stream,
     register: &RegisterEnd,
-) -> Result<i64, StoreError> {
-    let known = "SELECT id FROM workloads WHERE node = $1 AND name = $2";
-    let known: Option<i64> = sqlx::query_scalar(known)
+) -> Result<(i64, String), StoreError> {
+    let known = "SELECT id, labels FROM workloads WHERE node = $1 AND name = $2";
+    let known: Option<(i64, String)> = sqlx::query_as(known)
         .bind(stream.node_row.0)
         .bind(register.workload.as_str())
         .fetch_optional(&mut *conn)
         .await?;
-    if let Some(row) = known {
-        return Ok(row);
+    if let Some(known) = known {
+        return Ok(known);
     }
     let first_seen = register.opened.map_or(register.at, |(_, at)| at);
-    let row = sqlx::query_scalar(
+    let new = sqlx::query_as(
         "INSERT INTO workloads (id, node, name, first_seen_at) \
-         SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3 FROM workloads RETURNING id",
+         SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3 FROM workloads RETURNING id, labels",
     )
     .bind(stream.node_row.0)
     .bind(register.workload.as_str())
     .bind(first_seen.as_i64())
     .fetch_one(conn)
     .await?;
-    Ok(row)
+    Ok(new)
 }
 
 async fn put_register(
