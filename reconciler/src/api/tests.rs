@@ -156,13 +156,22 @@ fn the_document_is_complete() {
         );
     }
     let open: BTreeSet<&str> = open().into_iter().map(|(_, path, _)| path).collect();
+    let mut names = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
+            let name = operation["operationId"].as_str().unwrap();
+            assert!(names.insert(name.to_owned()), "two operations are {name}");
             let problem = &operation["responses"]["default"]["content"]["application/problem+json"];
             assert!(
                 problem["schema"].is_object(),
                 "{method} {path} names no problem"
             );
+            for (status, answer) in operation["responses"].as_object().unwrap() {
+                assert!(
+                    answer["description"].is_string(),
+                    "{method} {path} does not describe its {status}: not valid OpenAPI"
+                );
+            }
             let needs_token = operation["security"][0]["token"].is_array();
             assert_eq!(
                 needs_token,

@@ -324,6 +324,17 @@ pub async fn set_node_state(
     if node.state.as_str() == state.as_str() {
         return Ok(node);
     }
+    if let NodeState::Banned { reason, .. } = &state
+        && reason.trim().is_empty()
+    {
+        return Err(CatalogError::Invalid {
+            what: "reason",
+            value: reason.clone(),
+            why: "write why the node is banned: it is told so, and the audit log keeps it"
+                .to_owned(),
+        }
+        .into());
+    }
     store::nodes::set_state(&mut tx, node.id, &state, now).await?;
     let (action, detail) = match &state {
         NodeState::Active => ("node.activate", serde_json::json!({})),

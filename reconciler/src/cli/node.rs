@@ -268,6 +268,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_ban_without_a_reason_is_refused() {
+        let (_folder, store) = store().await;
+        let now = at("2026-11-22T12:00:00Z");
+        testing::node(&store, now).await;
+        let ban = async |reason: &str| {
+            let state = NodeState::Banned {
+                at: now,
+                reason: reason.to_owned(),
+            };
+            set_node_state(&store, "web-1", state, "cli:anna", now).await
+        };
+        let refused = ban(" ").await.unwrap_err().to_string();
+        assert!(refused.contains("write why"), "{refused}");
+        let mut tx = store.read().await.unwrap();
+        let node = known_node(&mut tx, "web-1").await.unwrap();
+        assert_eq!(node.state, NodeState::Active, "nothing was changed");
+        drop(tx);
+        assert_eq!(ban("sold").await.unwrap().state.as_str(), "banned");
+    }
+
+    #[tokio::test]
     async fn a_node_that_sent_nothing_shows_that() {
         let (_folder, store) = store().await;
         testing::node(&store, at("2026-11-22T12:00:00Z")).await;
