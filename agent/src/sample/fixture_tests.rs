@@ -23,6 +23,7 @@ impl Fixture {
             "proc/sys/kernel/random/boot_id",
             "99695158-50df-4002-a601-6c703781fb97\n",
         );
+        fixture.write("proc/meminfo", "Inactive(file):   4 kB\n");
         fixture.write("proc/stat", "cpu  100 0 50 999 9 0 10 7 0 0\n");
         fixture.write(
             "proc/meminfo",
