@@ -53,7 +53,7 @@ pub struct Settings {
     pub register_limit: usize,
     /// Digest of the configuration, which goes into each header.
     pub config: Hash,
-    /// Labels of every block.
+    /// Labels of every block; what a workload calls itself does not replace them.
     pub labels: Vec<(String, String)>,
 }
 
@@ -102,6 +102,7 @@ pub struct Accrual {
     gaps: Vec<Gap>,
     births: Births,
     others: Others,
+    labels: draft::Labels,
     next: RegisterId,
     refused: u64,
 }
@@ -131,6 +132,7 @@ impl Accrual {
             gaps: Vec::new(),
             births: Births::default(),
             others: Others::default(),
+            labels: draft::Labels::default(),
             next: RegisterId(0),
             refused: 0,
         }
@@ -153,6 +155,7 @@ impl Accrual {
 
     /// Folds one sample in.
     pub fn observe(&mut self, sample: &Sample) {
+        self.labels.note(&sample.labels);
         let step = self.begin_step(sample);
         self.close_absent(sample, &step);
         let mut inflow = other::Inflow::default();
@@ -190,7 +193,8 @@ impl Accrual {
         {
             register.settle(clock.at);
         }
-        let blocks = draft::blocks(&self.registers, &self.settings.labels)?;
+        let blocks = draft::blocks(&self.registers, &self.settings.labels, &self.labels)?;
+        self.labels.forget_past();
         self.registers
             .retain(|_, register| register.closed.is_none());
         self.registers.values_mut().for_each(Register::begin_run);

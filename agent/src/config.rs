@@ -12,6 +12,10 @@
 //! include = ["*"]
 //! exclude = []
 //!
+//! [container_labels]               # a container's own labels that travel with its usage, by key
+//! include = ["**"]
+//! exclude = ["desktop.docker.io/**", "maintainer", "org.label-schema.*", "org.opencontainers.*"]
+//!
 //! [interfaces]                     # names
 //! include = ["*"]
 //! exclude = ["lo"]
@@ -59,6 +63,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Which cgroups are workloads.
     pub cgroups: Selection,
+    /// Which of a container's own labels travel with its usage, by key.
+    pub container_labels: Selection,
     /// Which network interfaces are workloads.
     pub interfaces: Selection,
     /// Which file systems are workloads.
@@ -94,6 +100,15 @@ impl Default for Config {
             seal_seconds: 60,
             data: PathBuf::from("/var/lib/tallystick/agent"),
             cgroups: Selection::new(&["*"], &[]),
+            container_labels: Selection::new(
+                &["**"],
+                &[
+                    "desktop.docker.io/**",
+                    "maintainer",
+                    "org.label-schema.*",
+                    "org.opencontainers.*",
+                ],
+            ),
             interfaces: Selection::new(&["*"], &["lo"]),
             filesystems: Selection::new(&["**"], &[]),
             buffer: BufferLimits::default(),

@@ -15,6 +15,9 @@
 //! | `interface/NAME` | `network.*` | `/sys/class/net/NAME/statistics`; sysinfo reads the same files, but says 0 where it cannot |
 //! | `filesystem/PATH` | `storage.used` | listed by sysinfo; total − free blocks, so that blocks reserved for root are not billed as used |
 //!
+//! What a control group is (unit, container, pod, machine) is told from its path, and from what its runtime has
+//! written down; both become labels of the workload. Its name stays `cgroup/PATH`.
+//!
 //! Disk meters count whole real devices: no partitions, and none of loop, ram, zram, dm, md, whose
 //! bytes are counted on the devices below them.
 
@@ -32,12 +35,14 @@ mod filesystem;
 mod host;
 mod interface;
 mod mounts;
+mod origin;
 mod parse;
+mod record;
 mod source;
 mod walk;
 
 pub use clock::moment;
-pub use source::{Identity, Moment, Note, Raw, Sample, SourceReading, Walk};
+pub use source::{Identity, Moment, Note, Raw, Sample, SourceReading, Walk, WorkloadLabels};
 
 /// Where the kernel's file systems are mounted; tests lay out their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub struct Roots {
     pub proc: PathBuf,
     /// `/sys`, for network interfaces and block devices.
     pub sys: PathBuf,
+    /// `/`, for what container runtimes write below `/var` and `/run`.
+    pub root: PathBuf,
 }
 
 impl Default for Roots {
@@ -53,6 +60,7 @@ impl Default for Roots {
         Self {
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
+            root: PathBuf::from("/"),
         }
     }
 }
@@ -120,6 +128,7 @@ impl Sampler {
             cgroups: cgroup::Cgroups::new(
                 hierarchies,
                 config.cgroups.compile()?,
+                record::Records::new(roots.root.clone(), config.container_labels.compile()?),
                 devices.counted(),
             ),
             interfaces: interface::Interfaces::new(roots, config.interfaces.compile()?),
@@ -157,6 +166,7 @@ impl Sampler {
             moment,
             sources,
             walks,
+            labels: self.cgroups.labels(),
             notes,
         }
     }

@@ -491,6 +491,27 @@ fn the_register_limit_leaves_usage_with_the_rest_of_the_host() {
 }
 
 #[test]
+fn labels_of_a_workload_travel_in_its_block_also_the_last_time() {
+    let mut world = world_with("a");
+    world.tick();
+    world.cgroups.clear();
+    world.tick();
+    world.seal();
+    let owned = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let of = |world: &World, name: &str| {
+        let mut labels = world.labels.iter().filter(|(of, _)| of == name);
+        labels.next().unwrap().1.clone()
+    };
+    assert_eq!(of(&world, "host"), [owned("rack", "b7")]);
+    let both = [owned("path", "a"), owned("rack", "b7")];
+    assert_eq!(
+        of(&world, "cgroup/a"),
+        both,
+        "the operator's word on the rack stands"
+    );
+}
+
+#[test]
 fn no_time_makes_no_draft() {
     let mut world = World::new();
     assert_eq!(world.accrual.seal(), Ok(None));

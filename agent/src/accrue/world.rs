@@ -2,6 +2,7 @@
 //! judges every segment as admission does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tallystick_common::chain::StreamState;
 use tallystick_common::ids::{BootId, Hash, NodeId, StreamId, WorkloadName};
@@ -13,7 +14,7 @@ use tallystick_common::segment::{HeaderDraft, Previous, Purpose, Run};
 use tallystick_common::time::{Micros, Timestamp};
 
 use super::{Accrual, Checkpoint, Settings};
-use crate::sample::{Identity, Moment, Raw, Sample, SourceReading, Walk};
+use crate::sample::{Identity, Moment, Raw, Sample, SourceReading, Walk, WorkloadLabels};
 
 pub(super) const SECOND: u64 = 1_000_000;
 pub(super) const PERIOD: u64 = 10 * SECOND;
@@ -46,6 +47,8 @@ pub(super) struct World {
     /// Everything a receiver knows, in order of arrival.
     pub(super) received: Vec<(String, Run, Interval)>,
     pub(super) runs: Vec<(String, Run)>,
+    /// Of every block, by its workload, in order of arrival.
+    pub(super) labels: Vec<(String, Vec<(String, String)>)>,
     pub(super) gaps: Vec<Gap>,
 }
 
@@ -82,6 +85,7 @@ impl World {
             stream: StreamState::new(StreamId([7; 16])),
             received: Vec::new(),
             runs: Vec::new(),
+            labels: Vec::new(),
             gaps: Vec::new(),
         };
         world.sample();
@@ -206,8 +210,20 @@ impl World {
                 highest,
                 complete: self.complete,
             }],
+            labels: self.labels(),
             notes: Vec::new(),
         }
+    }
+
+    /// Every cgroup says its path.
+    fn labels(&self) -> Arc<WorkloadLabels> {
+        let own = |path: &String| {
+            let workload = WorkloadName::new(format!("cgroup/{path}")).unwrap();
+            let labels = [("path", path.as_str()), ("rack", "not its to say")];
+            let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+            (workload, labels.into_iter().map(owned).collect())
+        };
+        Arc::new(self.cgroups.keys().map(own).collect())
     }
 
     /// Seals what there is, and has it judged by the rules of admission.
@@ -242,6 +258,8 @@ impl World {
         self.stream.advance(&verified);
         self.gaps.extend(&verified.header().gaps);
         for block in verified.blocks() {
+            let name = block.workload.as_str().to_owned();
+            self.labels.push((name, block.labels.clone()));
             for run in block.runs() {
                 let name = block.workload.as_str().to_owned();
                 self.runs.push((name.clone(), *run));

@@ -42,6 +42,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     let mut problems = periods(config);
     let selections = [
         ("cgroups", &config.cgroups),
+        ("container_labels", &config.container_labels),
         ("interfaces", &config.interfaces),
         ("filesystems", &config.filesystems),
     ];

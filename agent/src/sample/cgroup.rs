@@ -8,13 +8,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 
 use tallystick_common::ids::WorkloadName;
 use tallystick_common::meter::Meter;
 
 use super::file::Directory;
 use super::mounts::Hierarchy;
-use super::source::{Note, Walk};
+use super::origin::Origin;
+use super::record::Records;
+use super::source::{Note, Walk, WorkloadLabels};
 use super::walk::{Tree, walk};
 use super::{Gathering, counter};
 use crate::config::Globs;
@@ -25,6 +28,8 @@ pub(super) use files::{CpuFile, DiskFiles, MemoryFiles};
 
 /// Most descriptors kept open; further files are opened for each reading.
 const KEEP_OPEN: usize = 512;
+/// Samples at which a container's record is looked for: a runtime may write it after the group is made.
+const LOOK_FOR_RECORD: u8 = 4;
 
 #[derive(Debug)]
 pub(super) struct Cgroups {
@@ -33,12 +38,17 @@ pub(super) struct Cgroups {
     /// v1 hierarchies whose disk files count nothing (no throttling in this kernel).
     without_disk: BTreeSet<String>,
     known: BTreeMap<String, Known>,
+    records: Records,
+    labels: Arc<WorkloadLabels>,
 }
 
 /// A cgroup that is metered.
 #[derive(Debug)]
 struct Known {
     workload: WorkloadName,
+    labels: Vec<(String, String)>,
+    /// How often its labels are looked for yet.
+    looks: u8,
     cpu: Option<Located<CpuFile>>,
     memory: Option<Located<MemoryFiles>>,
     disk: Option<Located<DiskFiles>>,
@@ -57,6 +67,7 @@ impl Cgroups {
     pub(super) fn new(
         hierarchies: Vec<Hierarchy>,
         selection: Globs,
+        records: Records,
         devices: &BTreeSet<String>,
     ) -> Self {
         let without_disk = hierarchies
@@ -72,7 +83,14 @@ impl Cgroups {
             selection,
             without_disk,
             known: BTreeMap::new(),
+            records,
+            labels: Arc::default(),
         }
+    }
+
+    /// What the metered cgroups are called besides their names.
+    pub(super) fn labels(&self) -> Arc<WorkloadLabels> {
+        Arc::clone(&self.labels)
     }
 
     /// Reads all selected cgroups; says what listing them saw.
@@ -88,7 +106,9 @@ impl Cgroups {
             .map(|hierarchy| walk(&hierarchy.mount))
             .collect();
         let selected = self.select(&trees, out);
+        let before = self.known.len();
         self.known.retain(|path, _| selected.contains(path));
+        let mut renamed = self.known.len() < before;
         let mut kept: usize = self.known.values().map(Known::kept).sum();
         for path in selected {
             let Ok(workload) = WorkloadName::new(format!("cgroup/{path}")) else {
@@ -99,6 +119,7 @@ impl Cgroups {
                 .known
                 .entry(path.clone())
                 .or_insert_with(|| Known::new(workload));
+            renamed |= known.look(&path, &self.records);
             let before = known.kept();
             let finder = Finder {
                 hierarchies: &self.hierarchies,
@@ -109,6 +130,13 @@ impl Cgroups {
             known.locate(&finder, &self.without_disk);
             kept = (kept + known.kept()).saturating_sub(before);
             known.read(&self.hierarchies, devices, buffer, out);
+        }
+        if renamed {
+            let labels = self
+                .known
+                .values()
+                .map(|known| (known.workload.clone(), known.labels.clone()));
+            self.labels = Arc::new(labels.collect());
         }
         self.walks(&trees, out)
     }
@@ -225,10 +253,24 @@ impl Known {
     fn new(workload: WorkloadName) -> Self {
         Self {
             workload,
+            labels: Vec::new(),
+            looks: LOOK_FOR_RECORD,
             cpu: None,
             memory: None,
             disk: None,
         }
+    }
+
+    /// Looks for its labels, if any may still come; whether they are others now.
+    fn look(&mut self, path: &str, records: &Records) -> bool {
+        if self.looks == 0 {
+            return false;
+        }
+        let (labels, whole) = records.labels(&Origin::of(path));
+        self.looks = if whole { 0 } else { self.looks - 1 };
+        let others = labels != self.labels;
+        self.labels = labels;
+        others
     }
 
     fn locate(&mut self, finder: &Finder<'_>, without_disk: &BTreeSet<String>) {

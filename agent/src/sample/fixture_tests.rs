@@ -92,6 +92,7 @@ impl Fixture {
         let roots = Roots {
             proc: self.path("proc"),
             sys: self.path("sys"),
+            root: self.path(""),
         };
         Sampler::with_roots(&config, &roots).unwrap()
     }
@@ -358,5 +359,35 @@ fn interfaces_are_known_by_their_index() {
         find(&sample, "interface/lo", Meter::NETWORK_RX),
         None,
         "excluded by default"
+    );
+}
+
+#[test]
+fn a_container_is_called_what_its_runtime_calls_it_once_that_is_written() {
+    let id = "3c2d9c1e7b8f4a5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5";
+    let fixture = v1();
+    fixture.v1_cgroup(&format!("docker/{id}"), 1);
+    let mut sampler = fixture.sampler(&["docker/*"]);
+    let labels = |sample: &Sample| -> Vec<String> {
+        let (workload, labels) = sample.labels.iter().next().unwrap();
+        assert_eq!(workload.as_str(), format!("cgroup/docker/{id}"));
+        let text = |(key, value): &(String, String)| format!("{key}={value}");
+        labels.iter().map(text).collect()
+    };
+    let first = sampler.sample();
+    assert_eq!(
+        labels(&first),
+        ["kind=docker".to_owned(), format!("container.id={id}")]
+    );
+    fixture.write(
+        &format!("var/lib/docker/containers/{id}/config.v2.json"),
+        r#"{"Name": "/web"}"#,
+    );
+    let second = sampler.sample();
+    assert_eq!(labels(&second)[2..], ["container.name=web"]);
+    let third = sampler.sample();
+    assert!(
+        std::sync::Arc::ptr_eq(&second.labels, &third.labels),
+        "said again only when something changes"
     );
 }

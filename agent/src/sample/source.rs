@@ -2,6 +2,9 @@
 //!
 //! Owns the types between sampling and accrual. Nothing here reads anything.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 use tallystick_common::ids::{BootId, WorkloadName};
 use tallystick_common::meter::Meter;
@@ -18,9 +21,14 @@ pub struct Sample {
     pub sources: Vec<SourceReading>,
     /// What the listing of each domain with rising incarnation numbers saw.
     pub walks: Vec<Walk>,
+    /// What each workload is called besides its name; the same map for as long as nothing changes.
+    pub labels: Arc<WorkloadLabels>,
     /// What a person should know, said at every sample for as long as it holds.
     pub notes: Vec<Note>,
 }
+
+/// Labels by workload, as `key` and `value`; each key once.
+pub type WorkloadLabels = BTreeMap<WorkloadName, Vec<(String, String)>>;
 
 /// One instant on three clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]

@@ -75,6 +75,7 @@ fn sample(second: u64, workloads: u64) -> Sample {
             })
             .collect(),
         walks: Vec::new(),
+        labels: std::sync::Arc::default(),
         notes: Vec::new(),
     }
 }
