@@ -42,7 +42,9 @@ mod source;
 mod walk;
 
 pub use clock::moment;
-pub use source::{Identity, Moment, Note, Raw, Sample, SourceReading, Walk, WorkloadLabels};
+pub use source::{
+    Identity, LastReading, Moment, Note, Raw, Sample, SourceReading, Walk, WorkloadLabels,
+};
 
 /// Where the kernel's file systems are mounted; tests lay out their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,6 +167,7 @@ impl Sampler {
             boot,
             moment,
             sources,
+            last: Vec::new(),
             walks,
             labels: self.cgroups.labels(),
             notes,

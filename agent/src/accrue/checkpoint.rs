@@ -125,6 +125,8 @@ impl Accrual {
             labels: Labels::default(),
             next: checkpoint.next,
             refused: 0,
+            slips: 0,
+            resets: 0,
         })
     }
 }

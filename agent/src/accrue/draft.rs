@@ -46,13 +46,18 @@ pub(super) fn blocks(
     registers: &BTreeMap<RegisterId, Register>,
     of_all: &[(String, String)],
     labels: &Labels,
+    of_other: &[(String, String)],
 ) -> Result<Vec<Block>, RunError> {
     let mut blocks: BTreeMap<&WorkloadName, Block> = BTreeMap::new();
     for register in registers.values() {
         let workload = &register.workload;
+        let own = match workload.as_str() {
+            WorkloadName::HOST_OTHER => of_other,
+            _ => labels.of(workload),
+        };
         blocks
             .entry(workload)
-            .or_insert_with(|| Block::new(workload.clone(), all(of_all, labels.of(workload))))
+            .or_insert_with(|| Block::new(workload.clone(), all(of_all, own)))
             .push(&run(register))?;
     }
     Ok(blocks.into_values().collect())
