@@ -20,6 +20,10 @@
 //! include = ["*"]
 //! exclude = ["lo"]
 //!
+//! [disks]                          # names; none, since their bytes are in the groups' and the host's already
+//! include = []
+//! exclude = []
+//!
 //! [filesystems]                    # mount points without the leading slash, `root` for `/`
 //! include = ["**"]
 //! exclude = []
@@ -67,6 +71,8 @@ pub struct Config {
     pub container_labels: Selection,
     /// Which network interfaces are workloads.
     pub interfaces: Selection,
+    /// Which disks are workloads. Their bytes are those of the control groups and `host/other` seen again.
+    pub disks: Selection,
     /// Which file systems are workloads.
     pub filesystems: Selection,
     /// Limits of the buffer.
@@ -110,6 +116,7 @@ impl Default for Config {
                 ],
             ),
             interfaces: Selection::new(&["*"], &["lo"]),
+            disks: Selection::default(),
             filesystems: Selection::new(&["**"], &[]),
             buffer: BufferLimits::default(),
             registers: RegisterLimits::default(),

@@ -6,12 +6,16 @@
 //! | workload | meters | from |
 //! |---|---|---|
 //! | `host` | `cpu.time` | root cgroup: `cpuacct.usage` (v1) or `cpu.stat` (v2); else `/proc/stat`, in ticks of 10 ms |
-//! | | `memory.usage`, `memory.peak` | sysinfo: total − available |
+//! | | `cpu.steal` | `/proc/stat`, in ticks of 10 ms; in no other meter |
+//! | | `memory.usage`, `memory.peak` | sysinfo: total − free, less inactive file pages of `/proc/meminfo` |
+//! | | `process.count` | `/proc/loadavg`: tasks that exist, threads among them |
 //! | | `disk.*` | root cgroup: `blkio.throttle.*_recursive` (v1) or `io.stat` (v2) where it counts; else `/proc/diskstats` |
 //! | | `uptime` | `CLOCK_MONOTONIC`, whole seconds: suspended time is not up |
 //! | `cgroup/PATH` | `cpu.time` | `cpuacct.usage` (v1) where the cgroup is there; else `cpu.stat` (v2) |
 //! | | `memory.*` | `memory.usage_in_bytes` − `total_inactive_file` (v1); else `memory.current` − `inactive_file` (v2) |
 //! | | `disk.*` | as for the host |
+//! | | `process.count` | `pids.current` |
+//! | `disk/NAME` | `disk.*` | `/proc/diskstats`, for disks that `[disks]` selects |
 //! | `interface/NAME` | `network.*` | `/sys/class/net/NAME/statistics`; sysinfo reads the same files, but says 0 where it cannot |
 //! | `filesystem/PATH` | `storage.used` | listed by sysinfo; total − free blocks, so that blocks reserved for root are not billed as used |
 //!
@@ -19,7 +23,7 @@
 //! written down; both become labels of the workload. Its name stays `cgroup/PATH`.
 //!
 //! Disk meters count whole real devices: no partitions, and none of loop, ram, zram, dm, md, whose
-//! bytes are counted on the devices below them.
+//! bytes are counted on the devices below them. When a disk comes or goes, the host's sum is another counter.
 
 use std::path::PathBuf;
 
@@ -121,7 +125,7 @@ impl Sampler {
         // Without mountinfo there are no cgroups to be found, as on a system that has none.
         let mountinfo =
             std::fs::read_to_string(roots.proc.join("self/mountinfo")).unwrap_or_default();
-        let mut devices = devices::Devices::new(roots);
+        let mut devices = devices::Devices::new(roots, config.disks.compile()?);
         devices.refresh();
         let hierarchies = mounts::hierarchies(&mountinfo);
         Ok(Self {
@@ -155,6 +159,7 @@ impl Sampler {
             .cgroups
             .sample(self.devices.counted(), &mut self.buffer, &mut out);
         self.host.sample(&self.devices, &mut self.buffer, &mut out);
+        self.devices.sample(&mut out);
         self.interfaces.sample(&mut self.buffer, &mut out);
         self.filesystems.sample(&mut out);
         let Gathering {
@@ -238,10 +243,14 @@ impl Gathering {
         level: Result<u128, String>,
     ) {
         use tallystick_common::meter::Meter;
-        let raw = level.map_or_else(Raw::Unreadable, Raw::Level);
+        let raw = self::level(level);
         self.push(workload, Meter::MEMORY_USAGE, identity, raw.clone());
         self.push(workload, Meter::MEMORY_PEAK, identity, raw);
     }
+}
+
+fn level(value: Result<u128, String>) -> Raw {
+    value.map_or_else(Raw::Unreadable, Raw::Level)
 }
 
 fn counter(value: Result<u128, String>) -> Raw {

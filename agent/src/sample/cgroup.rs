@@ -24,7 +24,7 @@ use crate::config::Globs;
 
 mod files;
 
-pub(super) use files::{CpuFile, DiskFiles, MemoryFiles};
+pub(super) use files::{CpuFile, DiskFiles, MemoryFiles, TaskFile};
 
 /// Most descriptors kept open; further files are opened for each reading.
 const KEEP_OPEN: usize = 512;
@@ -52,6 +52,7 @@ struct Known {
     cpu: Option<Located<CpuFile>>,
     memory: Option<Located<MemoryFiles>>,
     disk: Option<Located<DiskFiles>>,
+    tasks: Option<Located<TaskFile>>,
 }
 
 /// Where a group of meters is read.
@@ -258,6 +259,7 @@ impl Known {
             cpu: None,
             memory: None,
             disk: None,
+            tasks: None,
         }
     }
 
@@ -278,6 +280,7 @@ impl Known {
         self.cpu = finder.find(self.cpu.take(), CpuFile::open, &none);
         self.memory = finder.find(self.memory.take(), MemoryFiles::open, &none);
         self.disk = finder.find(self.disk.take(), DiskFiles::open, without_disk);
+        self.tasks = finder.find(self.tasks.take(), TaskFile::open, &none);
     }
 
     /// Descriptors kept open.
@@ -290,6 +293,7 @@ impl Known {
         of(self.cpu.as_ref(), CpuFile::kept)
             + of(self.memory.as_ref(), MemoryFiles::kept)
             + of(self.disk.as_ref(), DiskFiles::kept)
+            + of(self.tasks.as_ref(), TaskFile::kept)
     }
 
     fn read(
@@ -313,6 +317,11 @@ impl Known {
             let identity = out.identity(&hierarchies[at.hierarchy].domain, at.id);
             let usage = at.read(|files| files.read(devices, buffer));
             out.push_disk(&self.workload, &identity, &usage);
+        }
+        if let Some(at) = &self.tasks {
+            let identity = out.identity(&hierarchies[at.hierarchy].domain, at.id);
+            let tasks = super::level(at.read(|files| files.read(buffer)));
+            out.push(&self.workload, Meter::PROCESS_COUNT, &identity, tasks);
         }
     }
 }
