@@ -457,3 +457,19 @@ fn a_disk_is_a_workload_where_selected_and_its_loss_is_not_a_smaller_counter() {
         Raw::Unreadable(_)
     ));
 }
+
+#[test]
+fn a_group_that_comes_to_lie_in_a_metered_one_is_named_with_it_and_the_remedy() {
+    let fixture = v1();
+    fixture.v1_cgroup("a", 1);
+    let mut sampler = fixture.sampler(&["a", "*/b"]);
+    assert_eq!(sampler.sample().notes, []);
+    fixture.v1_cgroup("a/b", 1);
+    let sample = sampler.sample();
+    assert!(find(&sample, "cgroup/a", Meter::CPU_TIME).is_some());
+    assert_eq!(find(&sample, "cgroup/a/b", Meter::CPU_TIME), None);
+    let said = sample.notes[0].to_string();
+    for part in ["cgroup a/b ", "lies in a,", "cgroups.exclude"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
