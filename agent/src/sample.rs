@@ -28,6 +28,7 @@
 use std::path::PathBuf;
 
 use tallystick_common::ids::BootId;
+use tallystick_common::time::Micros;
 
 use crate::config::Config;
 
@@ -44,6 +45,7 @@ mod parse;
 mod record;
 mod source;
 mod walk;
+mod watch;
 
 pub use clock::moment;
 pub use source::{
@@ -104,6 +106,7 @@ pub struct Sampler {
     host: host::Host,
     interfaces: interface::Interfaces,
     filesystems: filesystem::Filesystems,
+    period: Micros,
     buffer: Vec<u8>,
 }
 
@@ -140,24 +143,48 @@ impl Sampler {
             interfaces: interface::Interfaces::new(roots, config.interfaces.compile()?),
             filesystems: filesystem::Filesystems::new(config.filesystems.compile()?),
             devices,
+            period: Micros::from_seconds(config.sample_seconds),
             buffer: Vec::new(),
         })
     }
 
+    /// From the next sample on, control groups that come and go are noticed between samples as well: a
+    /// descriptor that is readable when [`Self::notice`] has something to see to.
+    ///
+    /// # Errors
+    /// When the kernel has no inotify to give; sampling goes on without.
+    pub fn begin_watching(&mut self) -> std::io::Result<std::os::fd::OwnedFd> {
+        self.cgroups.begin_watching()
+    }
+
+    /// Sees to what happened: reads groups that were made or have become empty. Whether groups were made
+    /// that are metered.
+    pub fn notice(&mut self) -> bool {
+        self.cgroups.notice(self.boot, self.devices.counted())
+    }
+
+    /// How long until [`Self::look`] has something to read; `None` while there is nothing.
+    #[must_use]
+    pub fn look_in(&self) -> Option<Micros> {
+        let due = self.cgroups.look_due()?;
+        Some(Micros(due.0.saturating_sub(clock::moment().monotonic.0)))
+    }
+
+    /// Reads the young groups that are due.
+    pub fn look(&mut self) {
+        self.cgroups
+            .look(self.boot, self.devices.counted(), self.period);
+    }
+
     /// Reads everything now. What cannot be read says so in its place.
     pub fn sample(&mut self) -> Sample {
-        let moment = clock::moment();
-        let mut out = Gathering {
-            boot: self.boot,
-            moment,
-            sources: Vec::new(),
-            notes: Vec::new(),
-        };
+        let mut out = Gathering::new(self.boot, clock::moment());
         self.devices.refresh();
         // Cgroups before the host: what is used in between is then the host's, not a deficit.
         let walks = self
             .cgroups
             .sample(self.devices.counted(), &mut self.buffer, &mut out);
+        let last = self.cgroups.last(&out);
         self.host.sample(&self.devices, &mut self.buffer, &mut out);
         self.devices.sample(&mut out);
         self.interfaces.sample(&mut self.buffer, &mut out);
@@ -172,7 +199,7 @@ impl Sampler {
             boot,
             moment,
             sources,
-            last: Vec::new(),
+            last,
             walks,
             labels: self.cgroups.labels(),
             notes,
@@ -190,6 +217,15 @@ struct Gathering {
 }
 
 impl Gathering {
+    fn new(boot: BootId, moment: Moment) -> Self {
+        Self {
+            boot,
+            moment,
+            sources: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
     fn identity(&self, domain: &str, incarnation: u64) -> Identity {
         Identity {
             boot: self.boot,
