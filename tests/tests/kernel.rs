@@ -246,10 +246,15 @@ fn memory_held_is_billed_within_a_hundredth_of_an_independent_sampling() {
     assert!(apart * 100 <= seen, "billed {billed}, seen {seen}");
 }
 
-/// Uses CPU for a moment in a new group at `path`, and removes it `after` its last process left.
-fn live_and_die(group: Option<Group>, after: Duration) -> Option<u128> {
+/// Rounds of the shell that take some 3 ms.
+const MOMENT: u32 = 4_000;
+
+/// Uses CPU for so many rounds in a new group, and removes it `after` its last process left.
+fn live_and_die(group: Option<Group>, rounds: u32, after: Duration) -> Option<u128> {
     let group = group?;
-    run(&mut group.shell("i=0; while [ $i -lt 4000 ]; do i=$((i+1)); done"));
+    run(&mut group.shell(&format!(
+        "i=0; while [ $i -lt {rounds} ]; do i=$((i+1)); done"
+    )));
     until_empty(&group);
     let used = group.cpu_time();
     std::thread::sleep(after);
@@ -264,13 +269,16 @@ fn two_hundred_groups_come_and_go_while_the_agent_is_killed_and_their_slice_is_e
     let Some(slice) = Group::make(&name) else {
         return;
     };
+    let mut kills = 0;
     let kill_at: Vec<u64> = (0..6).map(|round| round * 33 + draw.below(30)).collect();
     for number in 0..200 {
-        if kill_at.contains(&number) {
+        // It may be down since the kill before.
+        if kill_at.contains(&number) && alone.0.agent.is_some() {
             alone.kill();
+            kills += 1;
         }
         let group = Group::make(&format!("{name}/{number}"));
-        live_and_die(group, Duration::ZERO);
+        live_and_die(group, MOMENT, Duration::ZERO);
         if alone.0.agent.is_none() && draw.below(4) == 0 {
             alone.resume();
         }
@@ -282,21 +290,23 @@ fn two_hundred_groups_come_and_go_while_the_agent_is_killed_and_their_slice_is_e
     alone.stop();
     let report = alone.report();
     let billed = billed(&report, &slice.workload(), Meter::CPU_TIME);
-    println!(
-        "200 groups, {} kills: kernel {kernel} µs, billed {billed} µs",
-        kill_at.len()
-    );
+    println!("200 groups, {kills} kills: kernel {kernel} µs, billed {billed} µs");
     assert_eq!(billed, kernel);
 }
 
 /// Sums over fifty groups: what they used, and what they were billed, each as a workload of its own.
-fn fifty(tag: &str, make: impl Fn(&str) -> Option<Group>, after: Duration) -> Option<(u128, u128)> {
+fn fifty(
+    tag: &str,
+    make: impl Fn(&str) -> Option<Group>,
+    rounds: u32,
+    after: Duration,
+) -> Option<(u128, u128)> {
     let name = name_of(tag);
     let mut alone = Alone::start(&[&format!("{name}/*")]);
     let _around = make(&name)?;
     let mut used = 0;
     for number in 0..50 {
-        used += live_and_die(make(&format!("{name}/{number}")), after)?;
+        used += live_and_die(make(&format!("{name}/{number}")), rounds, after)?;
     }
     alone.stop();
     let report = alone.report();
@@ -313,24 +323,38 @@ fn fifty(tag: &str, make: impl Fn(&str) -> Option<Group>, after: Duration) -> Op
 
 #[test]
 fn groups_between_two_samples_are_billed_by_themselves_where_the_kernel_announces_their_end() {
-    let Some((used, billed)) = fifty("unified", Group::make_unified, Duration::from_millis(100))
-    else {
+    let Some((used, billed)) = fifty(
+        "unified",
+        Group::make_unified,
+        MOMENT,
+        Duration::from_millis(100),
+    ) else {
         return;
     };
     assert!(billed <= used, "I7: {billed} of {used}");
     assert!(billed * 100 >= used * 95, "{billed} of {used}");
     // Removed at once it is a race, which is measured here and not decided.
-    let at_once = fifty("unified-at-once", Group::make_unified, Duration::ZERO);
+    let at_once = fifty(
+        "unified-at-once",
+        Group::make_unified,
+        MOMENT,
+        Duration::ZERO,
+    );
     assert!(at_once.is_none_or(|(used, billed)| billed <= used), "I7");
 }
 
 #[test]
-fn of_groups_between_two_samples_that_nobody_announces_what_was_seen_of_their_youth_is_billed() {
-    let Some((used, billed)) = fifty("v1", Group::make_v1, Duration::ZERO) else {
+fn of_groups_between_two_samples_that_nobody_announces_the_first_half_is_billed() {
+    // Lives of some 0.15 s and more: well above the age of the first look.
+    let Some((used, billed)) = fifty("v1", Group::make_v1, 50 * MOMENT, Duration::ZERO) else {
         return;
     };
     assert!(billed <= used, "I7: {billed} of {used}");
-    assert!(billed > 0, "looked at while they were young");
+    // Half of a life by the clock; what the shell needs to start, and a look that comes late, are off it.
+    assert!(billed * 3 >= used, "{billed} of {used}");
+    // Below that age all escapes, unless the machine is slow; it is measured here and not decided.
+    let moments = fifty("v1-moments", Group::make_v1, MOMENT, Duration::ZERO);
+    assert!(moments.is_none_or(|(used, billed)| billed <= used), "I7");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! A *glimpse* is a reading of one group out of turn: when it is made, when the kernel says that its last
 //! process has left it (v2, and v1 groups that have a twin in the unified hierarchy), and, while it is
 //! young, at ages that double. The last glimpse of a source that the next sample does not have any more is
-//! its last reading. So what escapes of a group that nobody announces (v1 alone) is at most the later half of
-//! its life while it is younger than a period, and its last period when it is older.
+//! its last reading. So what escapes of a group that nobody announces (v1 alone) is about the later half of its
+//! life while it is younger than a period (all of it below the first look), and its last period when it is older.
 
 use std::collections::{BTreeMap, HashMap};
 
