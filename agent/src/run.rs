@@ -6,12 +6,15 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tallystick_common::ids::StreamId;
-use tallystick_common::time::{SECOND_US, Timestamp};
+use tallystick_common::time::{Micros, SECOND_US, Timestamp};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -29,6 +32,8 @@ use crate::status::{LinkStatus, RegisterStatus, Status};
 const DRAIN: Duration = Duration::from_secs(5);
 /// Shortest time between two new streams, so that a cause that stays does not make one a second.
 const STREAM_EVERY: Duration = Duration::from_secs(60);
+/// Shortest time between two samples where new groups ask for one before its time.
+const EARLY_EVERY_US: u64 = SECOND_US;
 
 /// Why the agent does not run, or ran no longer.
 #[derive(Debug, thiserror::Error)]
@@ -214,6 +219,7 @@ impl Agent {
         mut self,
         mut shutdown: Pin<Box<impl Future<Output = ()>>>,
     ) -> Result<(), RunError> {
+        let events = self.watch_groups();
         // At once, not at the next multiple: what is born from now on is then known to be.
         self.meter(false).await?;
         self.publish();
@@ -221,10 +227,18 @@ impl Agent {
         let seal_us = self.config.seal_seconds.saturating_mul(SECOND_US);
         let mut sealed_at = now().floor_to(seal_us);
         let mut due = now().next_multiple(sample_us);
+        let mut sampled = now();
         loop {
+            let look = self.look_in();
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(event) = self.shipper.events.recv() => self.handle(event),
+                () = readable(events.as_ref()) => {
+                    if self.notice() {
+                        due = due.min(sampled.saturating_add(Micros(EARLY_EVERY_US)).max(now()));
+                    }
+                }
+                () = elapsed(look) => self.look(),
                 () = tokio::time::sleep(until(due, sample_us)) => {
                     let at = now();
                     if at < due && due.since(at).0 <= sample_us {
@@ -236,11 +250,40 @@ impl Agent {
                         sealed_at = boundary;
                         self.publish();
                     }
-                    due = now().next_multiple(sample_us);
+                    sampled = now();
+                    due = sampled.next_multiple(sample_us);
                 }
             }
         }
         self.stop().await
+    }
+
+    /// Groups that come and go between samples are noticed where the kernel tells of them.
+    fn watch_groups(&mut self) -> Option<AsyncFd<OwnedFd>> {
+        let sampler = &mut self.meter.as_mut()?.sampler;
+        let watched = sampler.begin_watching().and_then(awaitable);
+        watched
+            .inspect_err(|error| {
+                tracing::warn!(%error, "new control groups are noticed by sampling only");
+            })
+            .ok()
+    }
+
+    fn notice(&mut self) -> bool {
+        self.meter
+            .as_mut()
+            .is_some_and(|meter| meter.sampler.notice())
+    }
+
+    fn look(&mut self) {
+        if let Some(meter) = &mut self.meter {
+            meter.sampler.look();
+        }
+    }
+
+    fn look_in(&self) -> Option<Duration> {
+        let wait = self.meter.as_ref()?.sampler.look_in()?;
+        Some(Duration::from_micros(wait.0))
     }
 
     /// Final sample, seal, flush, drain.
@@ -379,6 +422,7 @@ impl Meter {
         }
         troubles.extend(self.unsealed.clone());
         troubles.extend(self.notes.iter().cloned());
+        troubles.extend(self.counters_that_fell());
         let refused = self.station.accrual().refused();
         if refused > 0 {
             troubles.push(format!(
@@ -396,6 +440,17 @@ impl Meter {
             _ => {}
         }
         self.unsealed = error;
+    }
+
+    fn counters_that_fell(&self) -> Option<String> {
+        let accrual = self.station.accrual();
+        let (slips, resets) = (accrual.slips(), accrual.resets());
+        (slips + resets > 0).then(|| {
+            format!(
+                "since the start counters were {slips} times below their highest value, which bills nothing until they are past it, \
+                 and {resets} times began anew, which closes their registers"
+            )
+        })
     }
 
     /// Sampling says the same for as long as it holds; a log says it once.
@@ -432,6 +487,34 @@ fn now() -> Timestamp {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp::EPOCH.saturating_add(since.into())
+}
+
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe; an owned descriptor stays open for as long as it is registered"
+)]
+fn awaitable(events: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(events, Interest::READABLE)
+}
+
+/// Until something happened to control groups; never, where that is not told.
+async fn readable(events: Option<&AsyncFd<OwnedFd>>) {
+    let ready = match events {
+        Some(events) => events.readable().await,
+        None => std::future::pending().await,
+    };
+    // All of it is read before this is asked again.
+    if let Ok(mut ready) = ready {
+        ready.clear_ready();
+    }
+}
+
+/// Until so much time has passed; never, where none is given.
+async fn elapsed(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Never longer than a period, so that a clock set back does not stop the sampling.

@@ -34,6 +34,8 @@ pub enum Unit {
     Operations,
     /// Seconds.
     Seconds,
+    /// Processes that exist, times seconds they exist.
+    ProcessSeconds,
 }
 
 impl fmt::Display for Unit {
@@ -44,6 +46,7 @@ impl fmt::Display for Unit {
             Self::ByteSeconds => "B·s",
             Self::Operations => "operations",
             Self::Seconds => "s",
+            Self::ProcessSeconds => "process·s",
         })
     }
 }
@@ -106,6 +109,10 @@ meters! {
     NETWORK_TX = 10 "network.tx" Bytes Counter additive=false;
     /// Time the node was up.
     UPTIME = 11 "uptime" Seconds Counter additive=false;
+    /// Time in which a processor had work and the hypervisor ran somebody else. Of the host alone; nobody's usage.
+    CPU_STEAL = 12 "cpu.steal" Microseconds Counter additive=false;
+    /// Processes held over time: tasks as the kernel counts them, threads among them.
+    PROCESS_COUNT = 13 "process.count" ProcessSeconds Integral additive=true;
 }
 
 /// A meter of the table. Copying it copies a reference.

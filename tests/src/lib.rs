@@ -9,6 +9,7 @@ pub mod browser;
 pub mod cgroup;
 pub mod draw;
 pub mod fixture;
+pub mod group;
 pub mod http;
 pub mod poll;
 pub mod process;

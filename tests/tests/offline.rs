@@ -70,7 +70,9 @@ impl Host {
             boot: BOOT,
             moment: moment(begin, 0),
             sources,
+            last: Vec::new(),
             walks: Vec::new(),
+            labels: std::sync::Arc::default(),
             notes: Vec::new(),
         };
         Self {

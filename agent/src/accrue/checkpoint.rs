@@ -13,6 +13,7 @@ use tallystick_common::segment::{Basis, CloseReason};
 use tallystick_common::time::{Micros, Timestamp};
 
 use super::births::Births;
+use super::draft::Labels;
 use super::other::{Balance, Others};
 use super::register::Register;
 use super::step::Clock;
@@ -121,8 +122,11 @@ impl Accrual {
             gaps: checkpoint.gaps,
             births: checkpoint.births,
             others: Others { balances },
+            labels: Labels::default(),
             next: checkpoint.next,
             refused: 0,
+            slips: 0,
+            resets: 0,
         })
     }
 }

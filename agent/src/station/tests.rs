@@ -74,7 +74,9 @@ fn sample(second: u64, workloads: u64) -> Sample {
                 raw: Raw::Counter(u128::from(raw)),
             })
             .collect(),
+        last: Vec::new(),
         walks: Vec::new(),
+        labels: std::sync::Arc::default(),
         notes: Vec::new(),
     }
 }

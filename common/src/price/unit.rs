@@ -74,6 +74,8 @@ const UNITS: &[Definition] = &[
     unit("minute", Unit::Seconds, MINUTE),
     unit("hour", Unit::Seconds, HOUR),
     unit("day", Unit::Seconds, DAY),
+    unit("process-second", Unit::ProcessSeconds, 1),
+    unit("process-hour", Unit::ProcessSeconds, HOUR),
 ];
 
 impl BillingUnit {
