@@ -15,3 +15,4 @@ pub mod sample;
 pub mod ship;
 pub mod station;
 pub mod status;
+pub mod thin;
