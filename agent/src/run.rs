@@ -113,7 +113,10 @@ struct Meter {
 }
 
 fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, Status), RunError> {
-    let settings = buffer::Settings::default();
+    let settings = buffer::Settings {
+        limit_bytes: config.buffer.limit_bytes,
+        ..buffer::Settings::default()
+    };
     let stream = StreamId(random()?);
     let (buffer, recovered) = Buffer::open(&data.join("buffer"), settings, stream)?;
     let mut status = Status::new(identity);

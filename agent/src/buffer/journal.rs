@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tallystick_common::failpoint;
@@ -40,6 +40,15 @@ enum Tail {
 struct FileFacts {
     bytes: u64,
     places: Vec<(Seq, u64)>,
+}
+
+impl FileFacts {
+    fn note(&mut self, record: &Record, at: u64, bytes: u64) {
+        self.bytes = at + bytes;
+        if let Record::Sealed(sealed) = record {
+            self.places.push((sealed.segment.seq, at));
+        }
+    }
 }
 
 /// The files, the last of them open.
@@ -147,10 +156,7 @@ impl Journal {
         }
         self.next_record += 1;
         let facts = self.files.entry(self.current).or_default();
-        facts.bytes += frame.len() as u64;
-        if let Record::Sealed(sealed) = record {
-            facts.places.push((sealed.segment.seq, at));
-        }
+        facts.note(record, at, frame.len() as u64);
         Ok(())
     }
 
@@ -171,6 +177,65 @@ impl Journal {
         );
         failpoint!("agent.journal.rotated");
         Ok(())
+    }
+
+    /// Begins the file that is to supersede all there are.
+    pub(super) fn draft(&self, checkpoint: Checkpoint) -> Result<FileDraft, BufferError> {
+        let number = self.current + 1;
+        let path = file_path(&self.dir, number).with_extension("log.tmp");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(BufferError::io("create", &path))?;
+        let mut draft = FileDraft {
+            path,
+            file: Some(file),
+            number,
+            next_record: self.next_record,
+            facts: FileFacts::default(),
+        };
+        draft.append(&Record::Checkpoint(checkpoint))?;
+        Ok(draft)
+    }
+
+    /// Gives the draft its name, from which instant on it is the journal, and removes its elders.
+    pub(super) fn put_in_force(&mut self, mut draft: FileDraft) -> Result<(), BufferError> {
+        let path = file_path(&self.dir, draft.number);
+        let Some(file) = draft.file.take() else {
+            return Ok(());
+        };
+        let named = file
+            .sync_all()
+            .and_then(|()| fs::rename(&draft.path, &path))
+            .and_then(|()| durable::sync_dir(&self.dir));
+        if let Err(error) = named {
+            let _ = fs::remove_file(&draft.path);
+            let _ = fs::remove_file(&path);
+            return Err(BufferError::io("put in force", &path)(error));
+        }
+        self.file = file;
+        self.current = draft.number;
+        self.next_record = draft.next_record;
+        self.tail = Tail::Clean;
+        self.files
+            .insert(draft.number, std::mem::take(&mut draft.facts));
+        // Elders that cannot be removed now are when the buffer is opened again.
+        let _ = self.remove_elders();
+        Ok(())
+    }
+
+    fn remove_elders(&mut self) -> Result<(), BufferError> {
+        let current = self.current;
+        for number in self.files.keys().filter(|number| **number != current) {
+            let path = file_path(&self.dir, *number);
+            fs::remove_file(&path).map_err(BufferError::io("remove", &path))?;
+        }
+        self.files.retain(|number, _| *number == current);
+        durable::sync_dir(&self.dir).map_err(BufferError::io("sync", &self.dir))
     }
 
     /// Removes the files before the current one of which every segment is receipted. The current
@@ -219,7 +284,12 @@ impl Journal {
 
     /// Whether the next record belongs into a new file.
     pub(super) fn wants_new_file(&self, rotate_bytes: u64) -> bool {
-        self.tail == Tail::Doubtful || self.bytes_in_current() >= rotate_bytes
+        self.needs_new_file() || self.bytes_in_current() >= rotate_bytes
+    }
+
+    /// Whether the next record must not go into this file: what the disk holds of it is not known.
+    pub(super) fn needs_new_file(&self) -> bool {
+        self.tail == Tail::Doubtful
     }
 
     /// The segment at `seq`, if a file has it and it is whole.
@@ -260,6 +330,41 @@ impl Journal {
             self.tail = Tail::Clean;
         }
         Ok(())
+    }
+}
+
+/// A journal file that has no name yet, so that nobody takes it for one. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct FileDraft {
+    path: PathBuf,
+    file: Option<File>,
+    number: u64,
+    next_record: u64,
+    facts: FileFacts,
+}
+
+impl FileDraft {
+    /// Appends a record. On failure the draft is as it was before.
+    pub(super) fn append(&mut self, record: &Record) -> Result<(), BufferError> {
+        let frame = record
+            .frame(self.next_record)
+            .ok_or(BufferError::TooLarge)?;
+        let at = self.facts.bytes;
+        if let Some(file) = &self.file {
+            let written = file.write_all_at(&frame, at);
+            written.map_err(BufferError::io("append to", &self.path))?;
+        }
+        self.next_record += 1;
+        self.facts.note(record, at, frame.len() as u64);
+        Ok(())
+    }
+}
+
+impl Drop for FileDraft {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
