@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use tallystick_common::failpoint;
 use tallystick_common::ids::{Hash, Seq, StreamId};
 use tallystick_common::segment::StreamPosition;
-use tallystick_common::time::Micros;
+use tallystick_common::time::{Micros, Timestamp};
 use tokio::sync::watch;
 
 mod delta;
@@ -40,8 +40,12 @@ mod reserve;
 mod rewrite;
 mod room;
 mod scan;
+mod scratch;
 mod segment;
 mod store;
+mod survey;
+#[cfg(test)]
+mod trace;
 mod union;
 
 pub use error::BufferError;
@@ -51,6 +55,7 @@ pub use recovery::Recovered;
 pub use report::Report;
 pub use rewrite::Rewrite;
 pub use segment::{Head, ReceiptMark, StoredSegment};
+pub use survey::{JournalFile, Survey};
 
 use journal::{Durability, Journal};
 use rate::Rate;
@@ -382,6 +387,17 @@ impl Buffer {
         self.with_store(|store, _| store.first_segment())
             .flatten()
             .map_or(unreceipted, |kept| kept.min(unreceipted))
+    }
+
+    /// Up to when the last receipted segment accounts for time, where it is still known.
+    #[must_use]
+    pub fn receipted_time(&self) -> Option<Timestamp> {
+        let through = self.mark.receipt.as_ref()?.through;
+        if through.next() == self.mark.head.next {
+            return Some(self.mark.head.covered_through);
+        }
+        let segment = self.stored(through).ok()?;
+        Some(segment.covered_through)
     }
 
     /// The hash of the segment at `seq`, where it is still known.

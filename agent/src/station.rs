@@ -228,4 +228,4 @@ impl Station {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

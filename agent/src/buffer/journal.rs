@@ -146,6 +146,12 @@ impl Journal {
             let _ = self.cut_unfinished();
             return Err(BufferError::io("append to", &self.current_path())(error));
         }
+        #[cfg(test)]
+        super::trace::note(|| super::trace::Event::Written {
+            path: self.current_path(),
+            at,
+            bytes: frame.clone(),
+        });
         failpoint!("agent.journal.appended");
         if durability == Durability::Now
             && let Err(error) = self.file.sync_data()
@@ -153,6 +159,10 @@ impl Journal {
             let _ = self.file.set_len(at);
             self.tail = Tail::Doubtful;
             return Err(BufferError::io("sync", &self.current_path())(error));
+        }
+        #[cfg(test)]
+        if durability == Durability::Now {
+            self.trace_sync();
         }
         self.next_record += 1;
         let facts = self.files.entry(self.current).or_default();
@@ -217,6 +227,8 @@ impl Journal {
             let _ = fs::remove_file(&path);
             return Err(BufferError::io("put in force", &path)(error));
         }
+        #[cfg(test)]
+        super::trace::created(&path);
         self.file = file;
         self.current = draft.number;
         self.next_record = draft.next_record;
@@ -233,6 +245,8 @@ impl Journal {
         for number in self.files.keys().filter(|number| **number != current) {
             let path = file_path(&self.dir, *number);
             fs::remove_file(&path).map_err(BufferError::io("remove", &path))?;
+            #[cfg(test)]
+            super::trace::removed(&path);
         }
         self.files.retain(|number, _| *number == current);
         durable::sync_dir(&self.dir).map_err(BufferError::io("sync", &self.dir))
@@ -256,6 +270,8 @@ impl Journal {
         for number in done {
             let path = file_path(&self.dir, number);
             fs::remove_file(&path).map_err(BufferError::io("remove", &path))?;
+            #[cfg(test)]
+            super::trace::removed(&path);
             self.files.remove(&number);
         }
         durable::sync_dir(&self.dir).map_err(BufferError::io("sync", &self.dir))
@@ -279,7 +295,17 @@ impl Journal {
         self.file.sync_data().map_err(|error| {
             self.tail = Tail::Doubtful;
             BufferError::io("sync", &self.current_path())(error)
-        })
+        })?;
+        #[cfg(test)]
+        self.trace_sync();
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn trace_sync(&self) {
+        super::trace::note(|| super::trace::Event::Synced {
+            path: self.current_path(),
+        });
     }
 
     /// Whether the next record belongs into a new file.
@@ -299,11 +325,9 @@ impl Journal {
                 continue;
             };
             let path = file_path(&self.dir, *number);
-            let frame = read_frame(&path, *at).map_err(BufferError::io("read", &path))?;
-            if let Found::Whole { record, .. } = record::read(&frame)
-                && let Record::Sealed(sealed) = *record
-            {
-                return Ok(Some(sealed.segment));
+            let found = segment_at(&path, *at).map_err(BufferError::io("read", &path))?;
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
@@ -393,6 +417,8 @@ fn create_file(
         .frame(next_record)
         .ok_or(BufferError::TooLarge)?;
     durable::replace_file(&path, &frame).map_err(BufferError::io("create", &path))?;
+    #[cfg(test)]
+    super::trace::created(&path);
     Ok((open_file(&path)?, frame.len() as u64))
 }
 
@@ -402,6 +428,18 @@ fn open_file(path: &Path) -> Result<File, BufferError> {
         .write(true)
         .open(path)
         .map_err(BufferError::io("open", path))
+}
+
+/// The segment whose record begins at `at`, if it is whole.
+pub(super) fn segment_at(path: &Path, at: u64) -> io::Result<Option<StoredSegment>> {
+    let frame = read_frame(path, at)?;
+    Ok(match record::read(&frame) {
+        Found::Whole { record, .. } => match *record {
+            Record::Sealed(sealed) => Some(sealed.segment),
+            _ => None,
+        },
+        _ => None,
+    })
 }
 
 fn read_frame(path: &Path, at: u64) -> io::Result<Vec<u8>> {

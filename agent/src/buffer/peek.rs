@@ -4,7 +4,9 @@ use std::path::Path;
 
 use tallystick_common::ids::StreamId;
 
-use super::{BufferError, Head, ReceiptMark, scan};
+use super::record::Mark;
+use super::scan::{self, Scan};
+use super::{BufferError, Head, ReceiptMark};
 use crate::durable;
 
 /// What a buffer that no agent has open says of itself.
@@ -30,17 +32,19 @@ pub struct Peek {
 /// When the files cannot be read.
 pub fn peek(dir: &Path) -> Result<Option<Peek>, BufferError> {
     let scan = scan::scan(&dir.join("journal"))?;
-    let Some(mark) = scan.mark else {
-        return Ok(None);
-    };
+    Ok(scan.mark.as_ref().map(|mark| of_scan(dir, &scan, mark)))
+}
+
+/// What `scan` says of the buffer in `dir`, whose stream stands at `mark`.
+pub(super) fn of_scan(dir: &Path, scan: &Scan, mark: &Mark) -> Peek {
     let (first, _) = mark.first_unreceipted();
-    Ok(Some(Peek {
+    Peek {
         stream: mark.life.stream,
         head: mark.head,
         unreceipted: mark.head.next.0.saturating_sub(first.0),
         bytes: durable::bytes_below(&dir.join("journal"))
             + durable::bytes_below(&dir.join("store")),
         state: scan.state.at(mark.head.next).map(<[u8]>::to_vec),
-        last_receipt: mark.receipt,
-    }))
+        last_receipt: mark.receipt.clone(),
+    }
 }

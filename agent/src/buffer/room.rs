@@ -16,8 +16,10 @@ use super::store::StoreError;
 use super::{Buffer, BufferError, fill};
 use crate::durable;
 
+/// What sled's files take for a byte in it while segments come and go (measured: 2.9 to 3.1).
+const SLED_FACTOR: u64 = 3;
 /// Journal and sled both hold a segment.
-const COPIES: u64 = 2;
+pub(super) const COPIES: u64 = 1 + SLED_FACTOR;
 
 impl Buffer {
     /// Bytes of journal and sled.
@@ -60,7 +62,7 @@ impl Buffer {
     /// # Errors
     /// [`BufferError::AtLimit`] when it does not.
     pub fn check_room(&self, segment_bytes: usize) -> Result<(), BufferError> {
-        let more = (segment_bytes as u64).saturating_mul(COPIES);
+        let more = (segment_bytes as u64).saturating_mul(2);
         if self.bytes().saturating_add(more) > self.most_bytes() {
             return Err(BufferError::AtLimit {
                 limit_bytes: self.settings.limit_bytes,
@@ -87,7 +89,7 @@ impl Buffer {
     /// half the limit; `newly` were receipted just now.
     pub(super) fn forget_surplus(&mut self, newly: RangeInclusive<u64>) {
         let (most, keep_for, known) = (
-            self.settings.limit_bytes / 2,
+            self.settings.limit_bytes / 2 / SLED_FACTOR,
             self.settings.keep_receipted,
             self.kept,
         );
@@ -123,9 +125,12 @@ impl Buffer {
         });
     }
 
-    /// Forgets every receipted segment and lets sled begin anew, which gives back what it grew to.
-    pub fn forget_receipted(&mut self) {
-        self.rebuild_store();
+    /// Gives back what sled grew by, and, where that is not enough, every receipted segment.
+    pub fn reclaim(&mut self) {
+        self.compact_if_bloated();
+        if !self.is_roomy() {
+            self.rebuild_store();
+        }
     }
 
     /// sled anew from the journal.
@@ -146,15 +151,23 @@ impl Buffer {
         self.with_store(|store, mark| store.set_mark(mark, full.as_ref()));
     }
 
-    /// sled's files only grow while it lives; when they are far more than what is in them, they are
-    /// written anew.
+    /// sled's files only grow while it lives; when they are far more than what is in them, or the limit
+    /// is near, they are written anew.
     pub(super) fn compact_if_bloated(&mut self) {
-        let live = self.journal.bytes() + self.kept.unwrap_or(u64::MAX / 8);
         let slack = self.settings.limit_bytes / 32;
-        let most = live.saturating_mul(2).saturating_add(slack);
-        if durable::bytes_below(&self.dir.join("store")) <= most {
+        let Some(live) = self.kept.map(|kept| kept + self.journal.bytes()) else {
             return;
+        };
+        let store = durable::bytes_below(&self.dir.join("store"));
+        let usual = live.saturating_mul(SLED_FACTOR);
+        let bloated = store > usual.saturating_mul(2).saturating_add(slack);
+        let worth_it = store > usual / 2 * 3 + slack / 2;
+        if bloated || (worth_it && self.is_crowded()) {
+            self.compact();
         }
+    }
+
+    fn compact(&mut self) {
         if let Some(store) = self.store.take() {
             self.store = fill::compact(&self.dir, &self.settings, store)
                 .inspect_err(|error| tracing::warn!(%error, "the store could not be compacted"))

@@ -11,6 +11,9 @@ use tallystick_common::time::Timestamp;
 
 use super::*;
 
+mod matrix;
+mod power_cuts;
+
 const STREAM: StreamId = StreamId([1; 16]);
 const FRESH: StreamId = StreamId([2; 16]);
 

@@ -38,7 +38,7 @@ impl Station {
         if self.exhausted.is_some_and(same) {
             return Ok(buffer.check_room(bytes)?);
         }
-        buffer.forget_receipted();
+        buffer.reclaim();
         for grain in Grain::ALL {
             if buffer.is_roomy() {
                 break;
