@@ -27,6 +27,7 @@ use crate::sample::{SampleError, Sampler};
 use crate::ship::{self, ShipEvent, Shipping};
 use crate::station::{Station, StationError};
 use crate::status::{LinkStatus, RegisterStatus, Status};
+use crate::tally::{Tally, TallyError};
 
 /// How long a stop waits for the last receipts.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -66,6 +67,9 @@ pub enum RunError {
     /// The registers cannot be restored.
     #[error(transparent)]
     Station(#[from] StationError),
+    /// The customer's half cannot be kept.
+    #[error(transparent)]
+    Tally(#[from] TallyError),
     /// The machine cannot be sampled.
     #[error(transparent)]
     Sample(#[from] SampleError),
@@ -115,13 +119,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 struct Meter {
     sampler: Sampler,
     station: Station,
+    tally: Tally,
     notes: Vec<String>,
     /// Why the last seal failed; a log says it once.
     unsealed: Option<String>,
 }
 
 fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, Status), RunError> {
-    let settings = buffer::Settings::default();
+    let settings = buffer::Settings {
+        limit_bytes: config.buffer.limit_bytes,
+        ..buffer::Settings::default()
+    };
     let stream = StreamId(random()?);
     let (buffer, recovered) = Buffer::open(&data.join("buffer"), settings, stream)?;
     let mut status = Status::new(identity);
@@ -141,6 +149,7 @@ fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, St
         Meter {
             sampler: Sampler::new(config)?,
             station,
+            tally: Tally::open(data)?,
             notes: Vec::new(),
             unsealed: None,
         },
@@ -419,6 +428,10 @@ impl Meter {
         self.station.observe(&sample);
         if let Some(seed) = seed {
             self.seal(seed);
+            if let Err(error) = self.keep_tally() {
+                tracing::warn!(%error, "the tally was not kept");
+                troubles.push(error.to_string());
+            }
         }
         troubles.extend(self.unsealed.clone());
         troubles.extend(self.notes.iter().cloned());
@@ -453,6 +466,26 @@ impl Meter {
         })
     }
 
+    fn keep_tally(&mut self) -> Result<(), TallyError> {
+        let closed = self.station.take_closed();
+        let (stream, head, receipt) = {
+            let buffer = self.station.buffer().lock();
+            let receipt = self.tally.wants_receipt().then(|| {
+                let receipt = buffer.last_receipt().cloned();
+                receipt.zip(buffer.receipted_time())
+            });
+            (buffer.stream(), buffer.head(), receipt.flatten())
+        };
+        if head.last().is_some() {
+            let registers = self.station.accrual().registers();
+            self.tally.sealed(stream, &head, registers, closed)?;
+        }
+        match receipt {
+            Some((receipt, covered_through)) => self.tally.receipted(&receipt, covered_through),
+            None => Ok(()),
+        }
+    }
+
     /// Sampling says the same for as long as it holds; a log says it once.
     fn tell_new(&mut self, notes: Vec<String>) {
         for note in notes.iter().filter(|note| !self.notes.contains(note)) {
@@ -474,6 +507,8 @@ fn refresh(status: &mut Status, identity: &Identity, meter: &Meter) {
     status.unreceipted = stats.unreceipted;
     status.buffer_bytes = stats.bytes;
     status.journal_alone = stats.journal_alone;
+    status.in_reserve = stats.in_reserve;
+    status.buffer_full_in_seconds = stats.full_in.map(|time| time.0 / SECOND_US);
     status.registers = meter
         .station
         .accrual()

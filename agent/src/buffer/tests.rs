@@ -11,6 +11,9 @@ use tallystick_common::time::Timestamp;
 
 use super::*;
 
+mod matrix;
+mod power_cuts;
+
 const STREAM: StreamId = StreamId([1; 16]);
 const FRESH: StreamId = StreamId([2; 16]);
 
@@ -53,7 +56,8 @@ fn receipt(seq: u64) -> ReceiptMark {
 fn small_files() -> Settings {
     Settings {
         rotate_bytes: 20_000,
-        keep_receipted: 2,
+        // Two segments: they are a second apart.
+        keep_receipted: Micros::from_seconds(1),
         ..Settings::default()
     }
 }
@@ -92,6 +96,10 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
+        // Many megabytes of nothing.
+        if entry.file_name() == "reserve" {
+            continue;
+        }
         if entry.path().is_dir() {
             copy(&entry.path(), &target);
         } else {
