@@ -233,7 +233,13 @@ impl Store {
     }
 
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
-        guard(|| Ok(self.db.apply_batch(batch)?))
+        guard(|| {
+            self.db.apply_batch(batch)?;
+            // sled waits, holding a lock, for a truncation that its threads have to do; with more writes
+            // under way than it has threads, all of them wait for that lock, for ever.
+            self.db.flush()?;
+            Ok(())
+        })
     }
 
     fn read<T: Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
