@@ -465,6 +465,9 @@ impl Buffer {
             store.set_mark(mark, checkpoint.state.as_ref())?;
             store.flush()
         });
+        if let Err(error) = self.journal.shed_states() {
+            tracing::warn!(%error, "a journal file stays longer than it has to be");
+        }
         match self.mark.receipt.as_ref().map(|receipt| receipt.through) {
             Some(through) => self.journal.remove_receipted(through),
             None => Ok(()),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tallystick_common::failpoint;
 use tallystick_common::ids::Seq;
 
-use super::record::{self, Checkpoint, Found, Record};
+use super::record::{self, Checkpoint, Found, Record, SealedRecord};
 use super::scan::{Scan, file_path};
 use super::{BufferError, StoredSegment};
 use crate::durable;
@@ -252,6 +252,26 @@ impl Journal {
         durable::sync_dir(&self.dir).map_err(BufferError::io("sync", &self.dir))
     }
 
+    /// Writes the file before the current one again without open registers, which the current one's
+    /// checkpoint has: they are more than half of a file, and only the last ones count.
+    pub(super) fn shed_states(&mut self) -> Result<(), BufferError> {
+        let Some(number) = self.files.range(..self.current).next_back() else {
+            return Ok(());
+        };
+        let number = *number.0;
+        let path = file_path(&self.dir, number);
+        let bytes = fs::read(&path).map_err(BufferError::io("read", &path))?;
+        let Some((frames, facts)) = without_states(&bytes) else {
+            // Damaged: what is left of it is worth more as it is.
+            return Ok(());
+        };
+        durable::replace_file(&path, &frames).map_err(BufferError::io("replace", &path))?;
+        #[cfg(test)]
+        super::trace::created(&path);
+        self.files.insert(number, facts);
+        Ok(())
+    }
+
     /// Removes the files before the current one of which every segment is receipted. The current
     /// file knows the receipt: it is synced first.
     pub(super) fn remove_receipted(&mut self, through: Seq) -> Result<(), BufferError> {
@@ -390,6 +410,40 @@ impl Drop for FileDraft {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// The records of a whole file but for the open registers in them.
+fn without_states(bytes: &[u8]) -> Option<(Vec<u8>, FileFacts)> {
+    let mut frames = Vec::new();
+    let mut facts = FileFacts::default();
+    let mut at = 0;
+    while at < bytes.len() {
+        let Found::Whole {
+            record,
+            number,
+            bytes,
+        } = record::read(&bytes[at..])
+        else {
+            return None;
+        };
+        at += bytes;
+        let record = match *record {
+            Record::State(_) => continue,
+            Record::Sealed(sealed) => Record::Sealed(SealedRecord {
+                state: None,
+                ..sealed
+            }),
+            Record::Checkpoint(checkpoint) => Record::Checkpoint(Checkpoint {
+                state: None,
+                ..checkpoint
+            }),
+            other => other,
+        };
+        let frame = record.frame(number)?;
+        facts.note(&record, frames.len() as u64, frame.len() as u64);
+        frames.extend(frame);
+    }
+    Some((frames, facts))
 }
 
 /// Moves files of the journal in `dir` to another folder, which is created.
