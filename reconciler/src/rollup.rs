@@ -257,6 +257,33 @@ mod tests {
         assert_eq!(held(&store).await, (12_000, 0));
     }
 
+    /// A register that a quarantined segment moves ends elsewhere than what was counted of it.
+    #[tokio::test]
+    async fn what_a_moved_register_counted_stays_with_its_first_workload() {
+        let (_folder, store) = testing::store().await;
+        let (intake, committer) = commit::channel(store.clone(), || at(3600), Arc::default());
+        let committing = tokio::spawn(committer.run());
+        let mut agent = Agent::new(1, 1).enrolled(&store).await;
+        let mut moved = {
+            let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+            let answer = intake.segment(agent.next(60, 1000), peer).await.unwrap();
+            assert!(answer.await.unwrap().advances());
+            agent.draft(60, 500)
+        };
+        moved.part(1).workload = "cgroup/elsewhere";
+        let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+        let answer = intake.segment(agent.seal(&moved), peer).await.unwrap();
+        assert!(answer.await.unwrap().advances(), "quarantined");
+        drop(intake);
+        committing.await.unwrap();
+        catch_up(&store).await.unwrap();
+        assert_eq!(held(&store).await, (1000, 0));
+        let mut tx = store.read().await.unwrap();
+        let query = "SELECT w.name FROM rollups r JOIN workloads w ON w.id = r.workload WHERE r.quantity0 = 1000";
+        let name: String = sqlx::query_scalar(query).fetch_one(&mut *tx).await.unwrap();
+        assert_eq!(name, "cgroup/web");
+    }
+
     #[tokio::test]
     async fn two_that_follow_at_once_add_once() {
         let (_folder, store) = stored().await;

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use tallystick_common::ids::{RegisterId, WorkloadName};
 use tallystick_common::meter::Meter;
 use tallystick_common::segment::{Basis, CloseReason};
-use tallystick_common::time::Timestamp;
+use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 
 use super::bulk::{Bulk, Values};
 use super::column::number;
@@ -56,10 +56,10 @@ pub fn rows(cells: &Cells) -> usize {
 /// When the database fails, or a cell exceeds a BIGINT (which admission rules out).
 pub async fn add(conn: &mut Connection, advances: &[Advance]) -> Result<(), StoreError> {
     let names = names(conn, advances).await?;
-    let mut rows: Vec<Row<'_>> = advances
-        .iter()
-        .flat_map(|advance| hours(advance, &names))
-        .collect();
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for advance in advances {
+        rows.append(&mut hours(advance, &names)?);
+    }
     // In the order of the key, so that neighbours on disk are written together.
     rows.sort_unstable_by_key(|row| (row.hour, row.workload, row.meter.code()));
     put_rows(conn, &rows).await?;
@@ -68,22 +68,28 @@ pub async fn add(conn: &mut Connection, advances: &[Advance]) -> Result<(), Stor
     close_left_out(conn, advances).await
 }
 
-fn hours<'a>(advance: &'a Advance, names: &Names<'_>) -> Vec<Row<'a>> {
+fn named(names: &Names<'_>, node: NodeRow, workload: &WorkloadName) -> Result<i64, StoreError> {
+    let row = names.get(&(node, workload)).copied();
+    row.ok_or_else(|| StoreError::damaged("workloads", format!("{workload} has no row")))
+}
+
+fn hours<'a>(advance: &'a Advance, names: &Names<'_>) -> Result<Vec<Row<'a>>, StoreError> {
     let cells = &advance.cells;
     let last = last_of(cells);
     let mut rows = Vec::new();
     for ((name, &meter), quarters) in &cells.cells {
+        let workload = named(names, advance.stream.node_row, name)?;
         for (hour, cells) in by_hour(quarters) {
             rows.push(Row {
                 hour,
-                workload: names[&(advance.stream.node_row, name)],
+                workload,
                 meter,
                 cells,
                 last: last.get(&(name, meter)).copied(),
             });
         }
     }
-    rows
+    Ok(rows)
 }
 
 /// The register of each (workload, meter) that accounts for the most time.
@@ -172,20 +178,35 @@ fn bind_row(values: &mut Values, row: &Row<'_>) -> Result<(), StoreError> {
     values.add(reading.to_be_bytes().as_slice())
 }
 
+/// When each workload was first seen in these segments: by its registers or, where a segment that is not
+/// counted left its register with another workload, by what was counted of it.
+fn firsts(advances: &[Advance]) -> BTreeMap<(NodeRow, &WorkloadName), Timestamp> {
+    let mut firsts = BTreeMap::new();
+    for advance in advances {
+        let node = advance.stream.node_row;
+        for end in advance.cells.registers.values() {
+            let first = end.opened.map_or(end.at, |(_, at)| at);
+            let held = firsts.entry((node, &end.workload)).or_insert(first);
+            *held = first.min(*held);
+        }
+        for ((name, _), quarters) in &advance.cells.cells {
+            let first = quarters
+                .keys()
+                .next()
+                .map_or(0, |quarter| quarter * QUARTER_HOUR_US);
+            let first = Timestamp::from_micros(first).unwrap_or(Timestamp::EPOCH);
+            firsts.entry((node, name)).or_insert(first);
+        }
+    }
+    firsts
+}
+
 /// Finds the short names of all workloads, making those that are new.
 async fn names<'a>(
     conn: &mut Connection,
     advances: &'a [Advance],
 ) -> Result<Names<'a>, StoreError> {
-    let mut firsts = BTreeMap::new();
-    for advance in advances {
-        for end in advance.cells.registers.values() {
-            let first = end.opened.map_or(end.at, |(_, at)| at);
-            let key = (advance.stream.node_row, &end.workload);
-            let held = firsts.entry(key).or_insert(first);
-            *held = first.min(*held);
-        }
-    }
+    let firsts = firsts(advances);
     let wanted: Vec<_> = firsts.keys().copied().collect();
     let mut names = Names::with_capacity(wanted.len());
     find_names(conn, &wanted, &mut names).await?;
@@ -201,8 +222,7 @@ async fn names<'a>(
             columns: 3,
             after: ") AS v",
         };
-        let bind = |values: &mut Values, (key, first): &((NodeRow, &WorkloadName), _)| {
-            let first: &tallystick_common::time::Timestamp = first;
+        let bind = |values: &mut Values, (key, first): &((NodeRow, &WorkloadName), Timestamp)| {
             values.add(key.0.0)?;
             values.add(key.1.as_str())?;
             values.add(first.as_i64())
@@ -354,7 +374,7 @@ async fn put_registers(
         })
         .collect();
     let bind = |values: &mut Values, (advance, register, end): &(&Advance, _, &RegisterEnd)| {
-        let workload = names[&(advance.stream.node_row, &end.workload)];
+        let workload = named(names, advance.stream.node_row, &end.workload)?;
         bind_register(values, advance.stream.row, *register, workload, end)
     };
     bulk.execute(conn, &ends, bind).await.map(drop)
