@@ -420,6 +420,7 @@ pub(crate) mod tests {
             hash: Hash([2; 32]),
             epoch: StoreEpoch([3; 16]),
             at: Timestamp::EPOCH,
+            since: Seq(0),
             quarantined: Vec::new(),
         };
         let signed_by = |seed| Signed::new(&receipt, &SecretKey::from_seed(&[seed; 32])).to_bytes();

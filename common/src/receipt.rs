@@ -7,8 +7,11 @@ use crate::ids::{Hash, NodeId, Seq, StoreEpoch, StreamId};
 use crate::keys::Statement;
 use crate::time::Timestamp;
 
-/// "Of this stream I hold everything up to and including `seq`, whose hash is `hash`, and have
-/// counted it, except what `quarantined` names."
+/// "Of this stream I hold everything up to and including `seq`, whose hash is `hash`. Of that, I have
+/// counted everything from `since` on, except what `quarantined` names."
+///
+/// Of what lies before `since` it says only that it is held: whether that is counted was said by
+/// receipts before.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Receipt {
     /// The node.
@@ -23,7 +26,9 @@ pub struct Receipt {
     pub epoch: StoreEpoch,
     /// When the receipt was given, by the reconciler's clock.
     pub at: Timestamp,
-    /// Segments stored but not counted, since the receipt before in the same session; in order.
+    /// The first segment of which it says whether it is counted; `seq` + 1 when of none.
+    pub since: Seq,
+    /// Segments from `since` on that are stored but not counted, in order.
     pub quarantined: Vec<Seq>,
 }
 

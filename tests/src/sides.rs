@@ -69,13 +69,11 @@ impl Sides {
         config += "[interfaces]\ninclude = [\"lo\"]\nexclude = []\n";
         config += "[filesystems]\ninclude = [\"root\"]\n";
         std::fs::write(sides.folder.path().join("agent.toml"), config)?;
-        let (ingest, _) = sides.listen.context("the reconciler listens")?;
-        let address = ingest.to_string();
-        let token = sides.reconcile(&["token", "create", "--address", &address])?;
+        let token = sides.join_token()?;
         output(
             sides
                 .agent_command()
-                .args(["enroll", token.trim(), "--name", "metered"]),
+                .args(["enroll", &token, "--name", "metered"]),
         )?;
         Ok(sides)
     }
@@ -146,6 +144,17 @@ impl Sides {
     pub fn api(&self) -> anyhow::Result<Api> {
         let (_, http) = self.listen.context("the reconciler listens")?;
         Ok(Api::new(format!("http://{http}"), self.api_token.clone()))
+    }
+
+    /// A new join token.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn join_token(&self) -> anyhow::Result<String> {
+        let (ingest, _) = self.listen.context("the reconciler listens")?;
+        let address = ingest.to_string();
+        let token = self.reconcile(&["token", "create", "--address", &address])?;
+        Ok(token.trim().to_owned())
     }
 
     /// Runs a command of the reconciler to its end: what it printed.

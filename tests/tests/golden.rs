@@ -195,6 +195,7 @@ fn receipt() -> Signed<Receipt> {
         hash: next_segment().hash(),
         epoch: StoreEpoch([0xf6; 16]),
         at: at(151),
+        since: Seq(0),
         quarantined: vec![Seq(0)],
     };
     Signed::new(&receipt, &receipt_key())

@@ -30,6 +30,7 @@ fn receipt(chain: &Chain, seq: u64, hash: Hash) -> Vec<u8> {
         hash,
         epoch: StoreEpoch([1; 16]),
         at: Timestamp::EPOCH,
+        since: Seq::FIRST,
         quarantined: vec![],
     };
     Message::Receipt(Signed::new(&receipt, &receipt_key())).to_frame()

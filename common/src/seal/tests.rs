@@ -76,6 +76,42 @@ fn block(name: &str, quantities: &[u128]) -> Block {
     block
 }
 
+/// A block of so many registers with the same `intervals` empty milliseconds.
+fn wide_block(registers: u64, intervals: u64) -> Block {
+    let millisecond = |at: u64| Timestamp::from_micros(at * 1000).unwrap();
+    let empty: Vec<Interval> = (0..intervals)
+        .map(|at| Interval {
+            start: millisecond(at),
+            end: millisecond(at + 1),
+            quantity: 0,
+            quality: Quality::Exact,
+            measured: Micros(1000),
+        })
+        .collect();
+    let mut block = Block::new(WorkloadName::host(), vec![]);
+    for register in 0..registers {
+        block
+            .push(&RunDraft {
+                register: RegisterId(register),
+                meter: Meter::CPU_TIME,
+                opened: None,
+                closed: None,
+                opening: Reading(0),
+                start: millisecond(0),
+                intervals: &empty,
+            })
+            .unwrap();
+    }
+    block
+}
+
+#[test]
+fn the_limit_of_a_blocks_intervals_counts_its_last_run_too() {
+    let read = |block: Block| Block::decode(&block.encode(Timestamp::EPOCH), Timestamp::EPOCH);
+    assert!(read(wide_block(1024, 4096)).is_ok());
+    assert!(read(wide_block(1024, 4097)).is_err());
+}
+
 fn sealed() -> SealedSegment {
     let blocks = vec![
         block("host", &[1, 2, 3]),

@@ -17,7 +17,7 @@ use crate::reading::{Cause, Quality, Reading};
 use crate::time::{Micros, Timestamp};
 
 /// Most intervals a block may hold; a limit on memory, far above what any agent seals at once.
-const MAX_INTERVALS: u64 = 4 << 20;
+const MAX_INTERVALS: u32 = 4 << 20;
 
 /// Bytes that are not a block.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -364,7 +364,7 @@ fn read_runs(
     let mut meters = Column::new("meters", meters);
     let mut openings = Column::new("openings", openings);
     let mut runs = Vec::with_capacity(registers.len());
-    let mut first_quantity = 0u64;
+    let mut first_quantity = 0;
     for ((&register, &life), &shape) in registers.iter().zip(lives).zip(shape_of) {
         let meter = read_meter(&mut meters)?;
         let opening = Reading(openings.u128()?);
@@ -377,12 +377,13 @@ fn read_runs(
             closed,
             opening,
             shape,
-            first_quantity: u32::try_from(first_quantity)
-                .ok()
-                .filter(|_| first_quantity <= MAX_INTERVALS)
-                .ok_or_else(|| openings.wrong("too many intervals"))?,
+            first_quantity,
         });
-        first_quantity += shapes[shape as usize].spans.len() as u64;
+        first_quantity = u32::try_from(shapes[shape as usize].spans.len())
+            .ok()
+            .and_then(|spans| first_quantity.checked_add(spans))
+            .filter(|count| *count <= MAX_INTERVALS)
+            .ok_or_else(|| openings.wrong("too many intervals"))?;
     }
     meters.finish()?;
     openings.finish()?;

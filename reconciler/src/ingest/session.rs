@@ -118,7 +118,9 @@ pub(super) enum Reply {
         seq: Seq,
         /// Its hash.
         hash: Hash,
-        /// Those not counted since the last receipt.
+        /// The first segment of which it is said whether it counts; after `seq` when of none.
+        since: Seq,
+        /// Those from there on that do not.
         quarantined: Vec<Seq>,
     },
     /// This is not counted.
@@ -130,6 +132,7 @@ pub(super) enum Reply {
 pub(super) struct Replies {
     held: Option<(Seq, Hash)>,
     receipted: Option<Seq>,
+    since: Option<Seq>,
     quarantined: Vec<Seq>,
     refused: Option<Refused>,
     refused_before: bool,
@@ -148,11 +151,12 @@ impl Replies {
     /// The committed verdict on the next segment.
     pub(super) fn handle_verdict(&mut self, seq: Seq, hash: Hash, verdict: &Verdict) {
         match verdict {
-            Verdict::Accepted | Verdict::Duplicate => self.hold(seq, hash),
+            Verdict::Accepted => self.judged(seq, hash),
             Verdict::Quarantined(_) => {
                 self.quarantined.push(seq);
-                self.hold(seq, hash);
+                self.judged(seq, hash);
             }
+            Verdict::Duplicate => self.known(seq, hash),
             Verdict::Ahead { expected } => {
                 let detail = format!("segment {expected} is expected next");
                 self.refuse(Some(seq), RefusalReason::Ahead, detail);
@@ -182,10 +186,12 @@ impl Replies {
             .filter(|(seq, _)| self.receipted.is_none_or(|said| *seq > said));
         if let Some((seq, hash)) = news {
             self.receipted = Some(seq);
+            let since = self.since.take().unwrap_or(seq.next());
             let quarantined = std::mem::take(&mut self.quarantined);
             return Some(Reply::Receipt {
                 seq,
                 hash,
+                since,
                 quarantined,
             });
         }
@@ -198,9 +204,17 @@ impl Replies {
         self.refused_before || self.refused.is_some()
     }
 
-    fn hold(&mut self, seq: Seq, hash: Hash) {
+    fn judged(&mut self, seq: Seq, hash: Hash) {
+        self.since.get_or_insert(seq);
+        self.held = Some((seq, hash));
+    }
+
+    /// Admitted before, maybe on another connection: whether it counts was said there, if anywhere.
+    fn known(&mut self, seq: Seq, hash: Hash) {
         if self.held.is_none_or(|(held, _)| seq > held) {
             self.held = Some((seq, hash));
+            self.since = None;
+            self.quarantined.clear();
         }
     }
 
@@ -221,12 +235,19 @@ mod tests {
         Hash([u8::try_from(seq).unwrap(); 32])
     }
 
-    fn receipt(seq: u64, quarantined: &[u64]) -> Option<Reply> {
+    fn receipt(seq: u64, since: u64, quarantined: &[u64]) -> Option<Reply> {
         let quarantined = quarantined.iter().copied().map(Seq).collect();
         Some(Reply::Receipt {
             seq: Seq(seq),
             hash: hash(seq),
+            since: Seq(since),
             quarantined,
+        })
+    }
+
+    fn doubtful() -> Verdict {
+        Verdict::Quarantined(super::super::admit::Doubt::Missing {
+            register: tallystick_common::ids::RegisterId(1),
         })
     }
 
@@ -236,30 +257,41 @@ mod tests {
         for seq in 0..5 {
             replies.handle_verdict(Seq(seq), hash(seq), &Verdict::Accepted);
         }
-        assert_eq!(replies.poll(), receipt(4, &[]));
+        assert_eq!(replies.poll(), receipt(4, 0, &[]));
         assert_eq!(replies.poll(), None);
         replies.handle_verdict(Seq(3), hash(3), &Verdict::Duplicate);
         assert_eq!(replies.poll(), None, "said already");
+        replies.handle_verdict(Seq(5), hash(5), &Verdict::Accepted);
+        assert_eq!(replies.poll(), receipt(5, 5, &[]));
+    }
+
+    #[test]
+    fn a_receipt_does_not_call_counted_what_was_judged_elsewhere() {
+        let mut replies = Replies::new(None);
+        replies.handle_verdict(Seq(0), hash(0), &Verdict::Accepted);
+        replies.handle_verdict(Seq(1), hash(1), &doubtful());
+        replies.handle_verdict(Seq(2), hash(2), &Verdict::Duplicate);
+        assert_eq!(replies.poll(), receipt(2, 3, &[]));
+        replies.handle_verdict(Seq(3), hash(3), &Verdict::Duplicate);
+        replies.handle_verdict(Seq(4), hash(4), &doubtful());
+        assert_eq!(replies.poll(), receipt(4, 4, &[4]));
     }
 
     #[test]
     fn a_lost_receipt_is_said_again_first() {
         let mut replies = Replies::new(Some((Seq(9), hash(9))));
-        assert_eq!(replies.poll(), receipt(9, &[]));
+        assert_eq!(replies.poll(), receipt(9, 10, &[]));
         assert_eq!(replies.poll(), None);
     }
 
     #[test]
     fn a_receipt_names_what_is_quarantined_and_comes_before_the_refusal() {
         let mut replies = Replies::new(None);
-        let doubt = super::super::admit::Doubt::Missing {
-            register: tallystick_common::ids::RegisterId(1),
-        };
         replies.handle_verdict(Seq(0), hash(0), &Verdict::Accepted);
-        replies.handle_verdict(Seq(1), hash(1), &Verdict::Quarantined(doubt));
+        replies.handle_verdict(Seq(1), hash(1), &doubtful());
         replies.handle_verdict(Seq(2), hash(2), &Verdict::Fork { known: hash(7) });
         replies.handle_verdict(Seq(3), hash(3), &Verdict::Ahead { expected: Seq(2) });
-        assert_eq!(replies.poll(), receipt(1, &[1]));
+        assert_eq!(replies.poll(), receipt(1, 0, &[1]));
         let Some(Reply::Refused(said)) = replies.poll() else {
             panic!("a refusal is due")
         };

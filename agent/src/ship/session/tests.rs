@@ -67,6 +67,7 @@ impl Reconciler {
             hash: hash(seq),
             epoch: StoreEpoch::ZERO,
             at: Timestamp::EPOCH,
+            since: Seq::FIRST,
             quarantined: vec![],
         }
     }

@@ -125,9 +125,10 @@ async fn speak(
             Reply::Receipt {
                 seq,
                 hash,
+                since,
                 quarantined,
             } => {
-                let signed = receipts.sign(seq, hash, quarantined);
+                let signed = receipts.sign(seq, hash, since, quarantined);
                 failpoint!("reconciler.receipt.signed");
                 peer::send(send, &Message::Receipt(signed)).await?;
                 failpoint!("reconciler.receipt.sent");
@@ -147,7 +148,7 @@ async fn speak(
 }
 
 impl Receipts {
-    fn sign(&self, seq: Seq, hash: Hash, quarantined: Vec<Seq>) -> Signed<Receipt> {
+    fn sign(&self, seq: Seq, hash: Hash, since: Seq, quarantined: Vec<Seq>) -> Signed<Receipt> {
         let receipt = Receipt {
             node: self.node,
             stream: self.stream,
@@ -155,6 +156,7 @@ impl Receipts {
             hash,
             epoch: self.services.store.epoch(),
             at: self.services.now(),
+            since,
             quarantined,
         };
         Signed::new(&receipt, self.services.authority.receipt_key())
