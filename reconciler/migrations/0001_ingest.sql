@@ -54,6 +54,7 @@ CREATE TABLE join_tokens (
 );
 
 -- Lives of agent buffers. `next_seq`, `head` and `covered_through` are the admitted position;
+-- `proved_through` leaves out segments that account for time ahead of the server's clock;
 -- `rolled_seq` is the first sequence number that rollups and registers do not hold yet.
 CREATE TABLE streams (
     id                 BIGINT NOT NULL PRIMARY KEY,
@@ -63,6 +64,7 @@ CREATE TABLE streams (
     head               BLOB   NOT NULL,
     covered_from       BIGINT NOT NULL,
     covered_through    BIGINT NOT NULL,
+    proved_through     BIGINT,
     state              TEXT   NOT NULL CHECK (state IN ('open', 'frozen', 'ended')),
     rolled_seq         BIGINT NOT NULL DEFAULT 0,
     next_register      BIGINT NOT NULL DEFAULT 0,

@@ -8,6 +8,7 @@
 pub mod document;
 pub mod draft;
 pub mod issue;
+pub mod registers;
 pub mod usage;
 
 use tallystick_common::money::MoneyError;
@@ -66,16 +67,6 @@ pub enum BillingError {
         period: Period,
         /// Which nodes, and how far each is.
         outstanding: Vec<Outstanding>,
-    },
-    /// Segments are committed that usage does not hold yet.
-    #[error(
-        "issue the invoice of {account}: {segments} segments are stored but not in the rollups yet; let the reconciler serve for a moment and ask again"
-    )]
-    RollupsBehind {
-        /// Whose.
-        account: String,
-        /// How many.
-        segments: u64,
     },
     /// Usage that its registers do not bear out (I3).
     #[error(

@@ -29,6 +29,7 @@ pub mod enrolment;
 pub mod inspect;
 mod migrate;
 pub mod nodes;
+pub mod readings;
 pub mod refusals;
 pub mod rollups;
 pub mod streams;

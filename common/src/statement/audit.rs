@@ -135,15 +135,11 @@ fn check_counted_once(usage: &[UsageItem]) -> Result<(), StatementError> {
     Ok(())
 }
 
-/// Where an item's quantity is not what its registers counted (I3). Items without registers are
-/// not judged.
+/// Where an item's quantity is not what its registers counted (I3): without registers, nothing.
 pub(super) fn discrepancy(item: &UsageItem) -> Option<Discrepancy> {
-    if item.registers.is_empty() {
-        return None;
-    }
     let counted = match item.meter.kind() {
         Kind::Counter | Kind::Integral => counted(&item.registers),
-        Kind::Peak => highest(&item.registers, item.quantity),
+        Kind::Peak => Some(highest(&item.registers, item.quantity)),
     };
     (counted != Some(item.quantity)).then(|| Discrepancy {
         of: item.of(),
@@ -163,9 +159,9 @@ fn counted(registers: &[RegisterSpan]) -> Option<u128> {
 
 /// The maximum that peak registers allow: a register that rose says exactly which, one that did not
 /// only bounds it.
-fn highest(registers: &[RegisterSpan], quantity: u128) -> Option<u128> {
-    let bound = registers.iter().map(|span| span.closing.0).max()?;
+fn highest(registers: &[RegisterSpan], quantity: u128) -> u128 {
+    let bound = registers.iter().map(|span| span.closing.0).max();
     let risen = registers.iter().filter(|span| span.closing > span.opening);
     let least = risen.map(|span| span.closing.0).max().unwrap_or(0);
-    Some(quantity.clamp(least, bound))
+    quantity.clamp(least, bound.unwrap_or(0))
 }

@@ -16,8 +16,8 @@ use crate::time::Micros;
 
 /// Computes what the account owes.
 ///
-/// Usage without registers is billed too, but cannot be checked against them. Prices without usage
-/// make no line, unless they charge for none.
+/// Usage that its registers do not bear out is in the lines too, and named beside them. Prices
+/// without usage make no line, unless they charge for none.
 ///
 /// # Errors
 /// When the input would bill wrongly (see [`StatementError`]), or an amount cannot be computed

@@ -378,6 +378,14 @@ fn usage_that_its_registers_do_not_bear_out_is_named() {
     assert_eq!(discrepancies(with(Meter::MEMORY_PEAK, 151, two())), [150]);
     assert_eq!(discrepancies(with(Meter::MEMORY_PEAK, 149, two())), [150]);
     assert!(discrepancies(with(Meter::MEMORY_PEAK, 3, vec![span(1, 1, 2, 9, 9)])).is_empty());
+    for meter in [Meter::CPU_TIME, Meter::MEMORY_PEAK] {
+        assert_eq!(
+            discrepancies(with(meter, 1, vec![])),
+            [0],
+            "counted by none"
+        );
+        assert!(discrepancies(with(meter, 0, vec![])).is_empty());
+    }
 }
 
 #[test]

@@ -191,7 +191,6 @@ impl From<BillingError> for Problem {
             BillingError::Period(_) => Self::invalid(detail),
             BillingError::NotEnded { .. } => Self::conflict("period-not-ended", detail),
             BillingError::Outstanding { .. } => Self::conflict("outstanding", detail),
-            BillingError::RollupsBehind { .. } => Self::conflict("rollups-behind", detail),
             BillingError::Discrepancies { .. } => Self::conflict("discrepancies", detail),
             BillingError::Statement { .. } => Self::conflict("statement", detail),
             BillingError::Money(_) => Self::internal(&detail),

@@ -1,7 +1,8 @@
 //! Drafts: the statement of an account for a period, as of now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use tallystick_common::ids::{NodeId, WorkloadName};
 use tallystick_common::money::{Currency, RoundingMode};
 use tallystick_common::period::{Calendar, Month, Period, Zone};
 use tallystick_common::price::Plan;
@@ -12,12 +13,14 @@ use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 
 use super::BillingError;
 use super::document::{CutPosition, Digests, Outstanding, digest_of};
+use super::registers::{self, Counted};
 use super::usage::{self, UsageRow};
 use crate::catalog::assignment::NodeNames;
 use crate::catalog::change::known_account;
 use crate::catalog::{Account, Assignments, Subscription, subscription};
 use crate::store::billing::StreamPosition;
 use crate::store::nodes::{Node, NodeState};
+use crate::store::streams::Stream;
 use crate::store::{self, Connection, StoreError};
 
 /// A statement as of now, and what issuing it would need to know.
@@ -64,6 +67,7 @@ struct Facts {
     subscriptions: Vec<Subscription>,
     nodes: Vec<Node>,
     positions: Vec<StreamPosition>,
+    streams: Vec<Stream>,
 }
 
 impl Facts {
@@ -79,16 +83,14 @@ impl Facts {
             subscriptions: store::catalog::subscriptions(conn, Some(&account.id)).await?,
             nodes: store::nodes::all(conn).await?,
             positions: store::billing::stream_positions(conn).await?,
+            streams: store::streams::all(conn).await?,
             account,
         })
     }
 
+    /// Until when the node's time is accounted for. A claim about the future proves nothing.
     fn covered_through(&self, node: &Node) -> Option<Timestamp> {
-        let of_node = self
-            .positions
-            .iter()
-            .filter(|position| position.node == node.id);
-        of_node.map(|position| position.covered_through).max()
+        store::billing::proved_through(&self.positions, node.id)
     }
 
     /// Instants at which usage must be cut: it may change hands or plan there.
@@ -158,17 +160,64 @@ impl Facts {
         admitted.collect()
     }
 
-    /// The part of the rows that is the account's, in `span`.
-    fn items(&self, rows: Vec<UsageRow>, span: Period) -> Vec<UsageItem> {
-        let mine = rows.into_iter().filter(|row| {
-            let node = NodeNames {
-                id: row.node,
-                name: row.node_name.clone(),
-            };
-            let owner = self.rules.owner(&node, row.workload.as_str(), span.from);
-            owner.is_some_and(|rule| rule.account == self.account.id)
-        });
-        mine.map(|row| row.into_item(span)).collect()
+    /// Nodes of which the account may own workloads.
+    fn selected(&self) -> BTreeMap<NodeId, &str> {
+        let names = |node: &&Node| NodeNames {
+            id: node.id,
+            name: node.name.clone(),
+        };
+        let (account, to) = (&self.account.id, self.period.to);
+        self.nodes
+            .iter()
+            .filter(|node| self.rules.selects_node(account, &names(node), to))
+            .map(|node| (node.id, node.name.as_str()))
+            .collect()
+    }
+
+    fn owns(&self, node: NodeId, node_name: &str, workload: &WorkloadName, at: Timestamp) -> bool {
+        let node = NodeNames {
+            id: node,
+            name: node_name.to_owned(),
+        };
+        let owner = self.rules.owner(&node, workload.as_str(), at);
+        owner.is_some_and(|rule| rule.account == self.account.id)
+    }
+
+    /// The part of the rows that is the account's in `span`, each with the registers that counted it.
+    /// What registers counted and no row holds is an item of no quantity: it is billed low, and the
+    /// statement names it.
+    fn items(&self, rows: Vec<UsageRow>, mut counted: Counted, span: Period) -> Vec<UsageItem> {
+        let mut items = Vec::new();
+        for row in rows {
+            if self.owns(row.node, &row.node_name, &row.workload, span.from) {
+                let key = (row.node, row.workload.clone(), row.meter);
+                let registers = counted.remove(&key).unwrap_or_default();
+                items.push(row.into_item(span, registers));
+            }
+        }
+        let names = self.selected();
+        for ((node, workload, meter), registers) in counted {
+            let name = names.get(&node).copied().unwrap_or_default();
+            let rose = registers.iter().any(|span| span.closing > span.opening);
+            if rose && self.owns(node, name, &workload, span.from) {
+                let row = UsageRow::none(node, name.to_owned(), workload, meter);
+                items.push(row.into_item(span, registers));
+            }
+        }
+        items
+    }
+
+    async fn usage(
+        &self,
+        conn: &mut Connection,
+        span: Period,
+    ) -> Result<Vec<UsageItem>, StoreError> {
+        let rows = usage::usage(conn, span).await?;
+        let selected = self.selected();
+        let streams = self.streams.iter();
+        let streams = streams.filter(|stream| selected.contains_key(&stream.node));
+        let counted = registers::counted(conn, streams, span).await?;
+        Ok(self.items(rows, counted, span))
     }
 }
 
@@ -192,7 +241,7 @@ pub async fn draft(
             from: pair[0],
             to: pair[1],
         };
-        usage.extend(facts.items(usage::usage(conn, span).await?, span));
+        usage.extend(facts.usage(conn, span).await?);
     }
     let (outstanding, missing) = facts.outstanding(&usage);
     let quarantined = usage::quarantined(conn, facts.period).await?;

@@ -45,7 +45,8 @@ pub struct Order<'a> {
 }
 
 /// Issues an invoice. Statement, number and audit entry are of one transaction: the cut is exactly
-/// what the lines count.
+/// what the lines count, however far the rollups are behind, because usage is rollups plus all that
+/// is stored beyond them.
 ///
 /// # Errors
 /// When the period has not ended, nodes are outstanding and that is not accepted, or the statement
@@ -66,13 +67,6 @@ pub async fn issue(
             account: order.account.to_owned(),
             period,
         });
-    }
-    // The cut names what is admitted; usage must hold all of it, or the invoice would bill less
-    // than it says it counted.
-    let segments = store::inspect::rollup_lag(&mut tx).await?;
-    if segments > 0 {
-        let account = order.account.to_owned();
-        return Err(BillingError::RollupsBehind { account, segments });
     }
     let draft = draft(&mut tx, order.account, order.which, order.seller, now).await?;
     let gaps = closed(&draft, order, period)?;

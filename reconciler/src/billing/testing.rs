@@ -1,15 +1,28 @@
 //! A store with one node that used CPU time, for tests of drafts, invoices, API and console.
 
-use tallystick_common::ids::{Hash, NodeId};
+pub(crate) mod world;
+
+use tallystick_common::ids::{BootId, Hash, NodeId, RegisterId, Seq, StreamId};
+use tallystick_common::keys::SecretKey;
 use tallystick_common::meter::Meter;
-use tallystick_common::time::{HOUR_US, Timestamp};
+use tallystick_common::reading::{Interval, Quality, Reading};
+use tallystick_common::seal::{self, SealedSegment};
+use tallystick_common::segment::{Basis, Block, HeaderDraft, Previous, Purpose, RunDraft};
+use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 
 use crate::catalog::assignment::NewAssignment;
 use crate::catalog::change::{self, NewAccount};
+use crate::ingest::admit::StreamState;
+use crate::rollup;
 use crate::store::Store;
+use crate::store::nodes::NodeRow;
+use crate::store::streams::{self, NewSegment};
 
 /// The node.
 pub(crate) const NODE: NodeId = NodeId([9; 16]);
+
+/// Its workloads, numbered from 1.
+const WORKLOADS: [&str; 3] = ["host", "host/other", "cgroup/acme"];
 
 /// An hour of CPU time costs 0.012.
 pub(crate) const PLAN: &str = r#"
@@ -43,8 +56,8 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
     .await
     .unwrap();
     sqlx::query(
-        "INSERT INTO streams (id, node, stream, next_seq, head, covered_from, covered_through, state, rolled_seq, boot, opened_at) \
-         VALUES (1, 1, $1, 5, $2, 0, $3, 'open', 5, $1, 0)",
+        "INSERT INTO streams (id, node, stream, next_seq, head, covered_from, covered_through, proved_through, state, rolled_seq, boot, opened_at) \
+         VALUES (1, 1, $1, 5, $2, 0, $3, $3, 'open', 5, $1, 0)",
     )
     .bind(vec![3_u8; 16])
     .bind(Hash([4; 32]).0.to_vec())
@@ -52,7 +65,7 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
     .execute(&mut *tx)
     .await
     .unwrap();
-    for (id, name) in [(1_i64, "host"), (2, "host/other"), (3, "cgroup/acme")] {
+    for (id, name) in (1_i64..).zip(WORKLOADS) {
         sqlx::query("INSERT INTO workloads (id, node, name, first_seen_at) VALUES ($1, 1, $2, 0)")
             .bind(id)
             .bind(name)
@@ -66,7 +79,7 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
 /// The node's time is accounted for until then.
 pub(crate) async fn cover(store: &Store, through: Timestamp) {
     let mut tx = store.write().await.unwrap();
-    sqlx::query("UPDATE streams SET covered_through = $1")
+    sqlx::query("UPDATE streams SET covered_through = $1, proved_through = $1")
         .bind(through.as_i64())
         .execute(&mut *tx)
         .await
@@ -74,31 +87,90 @@ pub(crate) async fn cover(store: &Store, through: Timestamp) {
     tx.commit().await.unwrap();
 }
 
-/// CPU time of a workload (2: `host/other`, 3: `cgroup/acme`) in the four quarters of an hour.
-pub(crate) async fn cpu(store: &Store, workload: i64, hour: Timestamp, quarters: [i64; 4]) {
-    const QUARTER: i64 = 900_000_000;
+/// CPU time of a workload (1: `host`, 2: `host/other`, 3: `cgroup/acme`) in the four quarters of an
+/// hour: a stream of its own with one counted segment, and the rollups that follow from it.
+pub(crate) async fn cpu(store: &Store, workload: usize, hour: Timestamp, quarters: [i64; 4]) {
     let mut tx = store.write().await.unwrap();
-    sqlx::query(
-        "INSERT INTO rollups (hour, workload, meter, quantity0, quantity1, quantity2, quantity3, \
-         max0, max1, max2, max3, measured0, measured1, measured2, measured3, \
-         exact0, exact1, exact2, exact3, interpolated0, interpolated1, interpolated2, interpolated3, \
-         unmeasured0, unmeasured1, unmeasured2, unmeasured3, last_at, last_reading) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, 0, $8, $8, $8, $8, $8, $8, $8, $8, \
-         0, 0, 0, 0, 0, 0, 0, 0, 0, $9)",
-    )
-    .bind(i64::try_from(hour.as_micros() / HOUR_US).unwrap())
-    .bind(workload)
-    .bind(i64::from(Meter::CPU_TIME.code()))
-    .bind(quarters[0])
-    .bind(quarters[1])
-    .bind(quarters[2])
-    .bind(quarters[3])
-    .bind(QUARTER)
-    .bind(vec![0_u8; 16])
-    .execute(&mut *tx)
-    .await
-    .unwrap();
+    let streams: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM streams")
+        .fetch_one(&mut *tx)
+        .await
+        .unwrap();
+    let stream = StreamId([u8::try_from(streams).unwrap() + 100; 16]);
+    let segment = hour_of_cpu(stream, WORKLOADS[workload - 1], hour, quarters);
+    let row = streams::begin(&mut tx, NodeRow(1), segment.header(), hour)
+        .await
+        .unwrap();
+    let new = NewSegment {
+        header: segment.header(),
+        hash: segment.hash(),
+        received_at: hour,
+        doubt: None,
+        intervals: 4,
+        bytes: segment.bytes(),
+    };
+    streams::insert_segment(&mut tx, row, &new).await.unwrap();
+    let mut state = StreamState::new(NODE, stream);
+    let blocks = segment.kept_blocks().unwrap();
+    state.advance(segment.header(), &blocks, segment.hash());
+    state.prove(segment.header().covered_through);
+    assert!(
+        streams::advance(&mut tx, row, Seq::FIRST, &state, None)
+            .await
+            .unwrap()
+    );
     tx.commit().await.unwrap();
+    rollup::catch_up(store).await.unwrap();
+}
+
+fn hour_of_cpu(
+    stream: StreamId,
+    workload: &str,
+    hour: Timestamp,
+    quarters: [i64; 4],
+) -> SealedSegment {
+    let mut start = hour;
+    let intervals = quarters.map(|quantity| {
+        let end = start.next_multiple(QUARTER_HOUR_US);
+        let interval = Interval {
+            start,
+            end,
+            quantity: u128::try_from(quantity).unwrap(),
+            quality: Quality::Exact,
+            measured: end.since(start),
+        };
+        start = end;
+        interval
+    });
+    let mut block = Block::new(workload.parse().unwrap(), Vec::new());
+    let run = RunDraft {
+        register: RegisterId(0),
+        meter: Meter::CPU_TIME,
+        opened: Some(Basis::Birth),
+        closed: None,
+        opening: Reading(0),
+        start: hour,
+        intervals: &intervals,
+    };
+    block.push(&run).unwrap();
+    let header = HeaderDraft {
+        node: NODE,
+        stream,
+        seq: Seq::FIRST,
+        previous: Previous::Opens { after: None },
+        from: hour,
+        covered_through: start,
+        boot: BootId([1; 16]),
+        config: Hash::ZERO,
+        purpose: Purpose::Readings,
+        gaps: Vec::new(),
+    };
+    seal::seal(
+        header,
+        vec![block],
+        [9; 32],
+        &SecretKey::from_seed(&[9; 32]),
+    )
+    .unwrap()
 }
 
 /// Account `acme` with the plan and `cgroup/*` from the beginning of `from` on.

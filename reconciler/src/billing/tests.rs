@@ -3,10 +3,12 @@ use tallystick_common::time::Timestamp;
 
 use super::draft::{Which, draft};
 use super::issue::{Issued, Order, issue};
+use super::testing::world::{TO_DECEMBER, World};
 use super::testing::{acme, assign, at, cover, cpu, node};
 use super::{BillingError, Draft, InvoiceDocument};
 use crate::audit::{self, Verification};
 use crate::catalog::change::{self, NewAccount};
+use crate::ingest::admit::{Doubt, Verdict};
 use crate::store::{Store, testing::store};
 
 const HOUR: i64 = 3_600_000_000;
@@ -302,24 +304,6 @@ async fn a_plan_is_applied_once_and_its_versions_stay() {
 }
 
 #[tokio::test]
-async fn nothing_is_issued_while_committed_segments_are_not_in_the_rollups() {
-    let (_folder, store) = world().await;
-    let mut tx = store.write().await.unwrap();
-    sqlx::query("UPDATE streams SET rolled_seq = 3")
-        .execute(&mut *tx)
-        .await
-        .unwrap();
-    tx.commit().await.unwrap();
-    let behind = issue(&store, &order(Some("hurry")), november())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(behind, BillingError::RollupsBehind { segments: 2, .. }),
-        "{behind}"
-    );
-}
-
-#[tokio::test]
 async fn quarter_hours_of_which_nothing_was_said_belong_to_nobody() {
     let (_folder, store) = store().await;
     node(&store, november()).await;
@@ -342,4 +326,45 @@ async fn quarter_hours_of_which_nothing_was_said_belong_to_nobody() {
         .map(|usage| usage.account.as_ref().map(ToString::to_string))
         .collect();
     assert_eq!(owners, [Some("acme".to_owned())]);
+}
+
+/// A server whose clock stands at the first instant of December.
+fn december() -> Timestamp {
+    at("2026-12-01T00:00:00Z")
+}
+
+#[tokio::test]
+async fn a_segment_ahead_of_the_clock_continues_its_stream_and_closes_no_period() {
+    let mut world = World::at(december).await;
+    world.next(TO_DECEMBER - 3600, 10).await;
+    let ahead = world.agent.draft(400 * 24 * 3600, 5);
+    let verdict = world.seal(&ahead).await;
+    assert!(
+        matches!(verdict, Verdict::Quarantined(Doubt::Future { .. })),
+        "{verdict:?}"
+    );
+    for restarted in [false, true] {
+        if restarted {
+            world.restart(december);
+            let further = world.agent.draft(60, 5);
+            assert!(world.seal(&further).await.advances(), "the chain goes on");
+        }
+        let refused = world.issue().await.unwrap_err();
+        let BillingError::Outstanding { outstanding, .. } = &refused else {
+            panic!("{refused}")
+        };
+        let through = Some(at("2026-11-30T23:00:00Z"));
+        assert_eq!(outstanding[0].covered_through, through);
+    }
+    // Another stream of the node that speaks of the time as it is closes it.
+    world.agent = world.agent.beside(3, TO_DECEMBER - 3600);
+    world.next(3600, 7).await;
+    let issued = world.issue().await.unwrap();
+    let document: InvoiceDocument = serde_json::from_str(&issued.invoice().document).unwrap();
+    assert_eq!(document.statement.lines[0].quantity, 17);
+    assert_eq!(
+        document.statement.notes.len(),
+        1,
+        "what is quarantined is named"
+    );
 }

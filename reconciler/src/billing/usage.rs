@@ -1,6 +1,7 @@
 //! What billing reads of usage: quantities by node, workload and meter in a span of quarter-hours.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -8,7 +9,7 @@ use tallystick_common::ids::{NodeId, WorkloadName};
 use tallystick_common::meter::{Kind, Meter};
 use tallystick_common::period::Period;
 use tallystick_common::reading::{Interval, Quality};
-use tallystick_common::statement::UsageItem;
+use tallystick_common::statement::{RegisterSpan, UsageItem};
 use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US, Timestamp, share_until};
 
 use crate::catalog::AccountId;
@@ -46,9 +47,25 @@ pub struct UsageRow {
 }
 
 impl UsageRow {
-    /// As an item of a statement.
+    /// No usage at all.
     #[must_use]
-    pub fn into_item(self, span: Period) -> UsageItem {
+    pub fn none(node: NodeId, node_name: String, workload: WorkloadName, meter: Meter) -> Self {
+        Self {
+            node,
+            node_name,
+            workload,
+            meter,
+            quantity: 0,
+            measured: Micros(0),
+            exact: Micros(0),
+            interpolated: Micros(0),
+            unmeasured: Micros(0),
+        }
+    }
+
+    /// As an item of a statement, with the registers that counted it.
+    #[must_use]
+    pub fn into_item(self, span: Period, registers: Vec<RegisterSpan>) -> UsageItem {
         UsageItem {
             node: self.node,
             node_name: self.node_name,
@@ -57,7 +74,7 @@ impl UsageRow {
             from: span.from,
             to: span.to,
             quantity: self.quantity,
-            registers: Vec::new(),
+            registers,
             measured: self.measured,
             interpolated: self.interpolated,
             unmeasured: self.unmeasured,
@@ -70,22 +87,84 @@ impl UsageRow {
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn usage(conn: &mut Connection, span: Period) -> Result<Vec<UsageRow>, StoreError> {
-    let hour = |at: u64| i64::try_from(at / HOUR_US).unwrap_or(i64::MAX);
-    let rows = sqlx::query(
-        "SELECT r.*, w.name AS workload_name, n.node AS node_id, n.name AS node_name \
-         FROM rollups r JOIN workloads w ON w.id = r.workload JOIN nodes n ON n.id = w.node \
-         WHERE r.hour >= $1 AND r.hour < $2",
-    )
-    .bind(hour(span.from.as_micros()))
-    .bind(hour(span.to.as_micros().saturating_add(HOUR_US - 1)))
-    .fetch_all(&mut *conn)
-    .await?;
-    let mut sums = BTreeMap::new();
-    for row in &rows {
-        add_row(&mut sums, row, span)?;
-    }
+    let mut sums = Sums::new();
+    add_rolled(conn, &mut sums, span).await?;
     add_tail(conn, &mut sums, span).await?;
     Ok(sums.into_values().collect())
+}
+
+/// Adds what the rollups hold.
+async fn add_rolled(
+    conn: &mut Connection,
+    sums: &mut Sums,
+    span: Period,
+) -> Result<(), StoreError> {
+    let hour = |at: u64| i64::try_from(at / HOUR_US).unwrap_or(i64::MAX);
+    let rows = sqlx::query(ROLLED)
+        .bind(hour(span.from.as_micros()))
+        .bind(hour(span.to.as_micros().saturating_add(HOUR_US - 1)))
+        .fetch_all(&mut *conn)
+        .await?;
+    // Names are looked up once for each sum: there are many more rows than sums.
+    let mut rolled: HashMap<(i64, i64), UsageRow> = HashMap::new();
+    let names = names(conn).await?;
+    for row in &rows {
+        let (workload, meter): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
+        match rolled.entry((workload, meter)) {
+            Entry::Occupied(mut sum) => {
+                add_row(sum.get_mut(), row, span)?;
+            }
+            Entry::Vacant(place) => {
+                let (node, node_name, workload) =
+                    names.get(&workload).cloned().ok_or_else(|| {
+                        StoreError::damaged("rollups.workload", format!("no workload {workload}"))
+                    })?;
+                let mut sum = UsageRow::none(node, node_name, workload, read_meter(meter)?);
+                if add_row(&mut sum, row, span)? {
+                    place.insert(sum);
+                }
+            }
+        }
+    }
+    let key = |row: &UsageRow| (row.node, row.workload.clone(), row.meter);
+    sums.extend(rolled.into_values().map(|row| (key(&row), row)));
+    Ok(())
+}
+
+/// Columns of [`ROLLED`] from this one on come in fours, one for each quarter-hour.
+const QUARTERS: usize = 3;
+
+const ROLLED: &str = "SELECT hour, workload, meter, \
+    quantity0, quantity1, quantity2, quantity3, max0, max1, max2, max3, \
+    measured0, measured1, measured2, measured3, exact0, exact1, exact2, exact3, \
+    interpolated0, interpolated1, interpolated2, interpolated3, \
+    unmeasured0, unmeasured1, unmeasured2, unmeasured3 \
+    FROM rollups WHERE hour >= $1 AND hour < $2";
+
+/// Workloads by their short name in the store: node, its name, and their own.
+async fn names(
+    conn: &mut Connection,
+) -> Result<HashMap<i64, (NodeId, String, WorkloadName)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT w.id AS id, w.name AS workload_name, n.node AS node_id, n.name AS node_name \
+         FROM workloads w JOIN nodes n ON n.id = w.node",
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let node = NodeId(id(row, "node_id", "nodes.node")?);
+            let name = (node, row.try_get("node_name")?, streams::workload(row)?);
+            Ok((row.try_get("id")?, name))
+        })
+        .collect()
+}
+
+fn read_meter(code: i64) -> Result<Meter, StoreError> {
+    u16::try_from(code)
+        .ok()
+        .and_then(Meter::from_code)
+        .ok_or_else(|| StoreError::damaged("rollups.meter", code))
 }
 
 /// Adds committed segments that are not in the rollups yet, by the same cells.
@@ -155,67 +234,48 @@ fn add_cells(
 
 type Sums = BTreeMap<(NodeId, WorkloadName, Meter), UsageRow>;
 
-fn add_row(sums: &mut Sums, row: &SqliteRow, span: Period) -> Result<(), StoreError> {
-    let hour: i64 = row.try_get("hour")?;
+/// Adds the quarter-hours of an hour that lie in the span. Whether anything was said of them.
+fn add_row(sum: &mut UsageRow, row: &SqliteRow, span: Period) -> Result<bool, StoreError> {
+    let hour: i64 = row.try_get(0)?;
     let begin = u64::try_from(hour).unwrap_or(0).saturating_mul(HOUR_US);
+    let mut said = false;
     for quarter in 0..4 {
-        let at = begin + quarter * QUARTER_HOUR_US;
+        let at = begin.saturating_add(quarter as u64 * QUARTER_HOUR_US);
         if at >= span.from.as_micros() && at < span.to.as_micros() {
-            add_quarter(sums, row, quarter)?;
+            said |= add_quarter(sum, row, quarter)?;
         }
     }
-    Ok(())
+    Ok(said)
 }
 
-fn add_quarter(sums: &mut Sums, row: &SqliteRow, quarter: u64) -> Result<(), StoreError> {
-    let cell = |name: &str| -> Result<u64, StoreError> {
-        let value: i64 = row.try_get(format!("{name}{quarter}").as_str())?;
+fn add_quarter(sum: &mut UsageRow, row: &SqliteRow, quarter: usize) -> Result<bool, StoreError> {
+    let cell = |group: usize| -> Result<u64, StoreError> {
+        let value: i64 = row.try_get(QUARTERS + 4 * group + quarter)?;
         u64::try_from(value).map_err(|_| StoreError::damaged("rollups", value))
     };
+    let (exact, interpolated, unmeasured) = (cell(3)?, cell(4)?, cell(5)?);
     // Every interval has length: a quarter-hour without time is one that nothing was said of.
-    if cell("exact")? == 0 && cell("interpolated")? == 0 && cell("unmeasured")? == 0 {
-        return Ok(());
+    if exact == 0 && interpolated == 0 && unmeasured == 0 {
+        return Ok(false);
     }
-    let node = NodeId(id(row, "node_id", "nodes.node")?);
-    let name: String = row.try_get("workload_name")?;
-    let workload =
-        WorkloadName::new(name).map_err(|error| StoreError::damaged("workloads.name", error))?;
-    let code: i64 = row.try_get("meter")?;
-    let meter = u16::try_from(code)
-        .ok()
-        .and_then(Meter::from_code)
-        .ok_or_else(|| StoreError::damaged("rollups.meter", code))?;
-    let node_name: String = row.try_get("node_name")?;
-    let key = (node, workload.clone(), meter);
-    let sum = sums.entry(key).or_insert_with(|| UsageRow {
-        node,
-        node_name,
-        workload,
-        meter,
-        quantity: 0,
-        measured: Micros(0),
-        exact: Micros(0),
-        interpolated: Micros(0),
-        unmeasured: Micros(0),
-    });
-    match meter.kind() {
-        Kind::Peak => sum.quantity = sum.quantity.max(u128::from(cell("max")?)),
+    match sum.meter.kind() {
+        Kind::Peak => sum.quantity = sum.quantity.max(u128::from(cell(1)?)),
         Kind::Counter | Kind::Integral => {
             sum.quantity = sum
                 .quantity
-                .checked_add(u128::from(cell("quantity")?))
+                .checked_add(u128::from(cell(0)?))
                 .ok_or_else(|| StoreError::damaged("rollups", "a sum beyond 128 bits"))?;
         }
     }
-    for (sum, name) in [
-        (&mut sum.measured, "measured"),
-        (&mut sum.exact, "exact"),
-        (&mut sum.interpolated, "interpolated"),
-        (&mut sum.unmeasured, "unmeasured"),
+    for (sum, more) in [
+        (&mut sum.measured, cell(2)?),
+        (&mut sum.exact, exact),
+        (&mut sum.interpolated, interpolated),
+        (&mut sum.unmeasured, unmeasured),
     ] {
-        sum.0 = sum.0.saturating_add(cell(name)?);
+        sum.0 = sum.0.saturating_add(more);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// How many segments with time in the span are quarantined: stored, and not counted.

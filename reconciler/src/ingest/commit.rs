@@ -13,7 +13,7 @@ use tallystick_common::time::Timestamp;
 use tallystick_common::wire::{Position, RefusalReason};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::admit::{self, Refusal, StreamStatus, Surroundings, Verdict};
+use super::admit::{self, Doubt, Refusal, StreamStatus, Surroundings, Verdict};
 use super::intake::{Intake, Later, RefusedBytes, Stopped};
 use crate::audit::{self, Note};
 use crate::store::nodes::{self, NodeRow, NodeState};
@@ -326,6 +326,9 @@ impl Committer {
         entry
             .state
             .advance(header, segment.blocks(), segment.hash());
+        if !matches!(verdict, Verdict::Quarantined(Doubt::Future { .. })) {
+            entry.state.prove(header.covered_through);
+        }
         entry.boot = Some(header.boot);
         entry.touched = true;
         if let Some(key) = admit::rotation(header) {

@@ -1,4 +1,5 @@
-//! A node that seals what a test tells it to, honest until told otherwise.
+//! A node that seals what a test tells it to, honest until told otherwise, and the way from there into
+//! a store.
 
 use tallystick_common::ids::{BootId, Hash, NodeId, RegisterId, Seq, StreamId, WorkloadName};
 use tallystick_common::keys::{KeyRing, SecretKey};
@@ -10,8 +11,25 @@ use tallystick_common::segment::{
 };
 use tallystick_common::time::{Micros, QUARTER_HOUR_US, SECOND_US, Timestamp};
 
+use super::admit::Verdict;
+use super::commit;
+use super::intake::Intake as _;
 use crate::store::Store;
 use crate::store::enrolment::{self, NewNode};
+
+/// Commits into a store by a clock; ends when the handle is gone.
+pub(crate) fn committing(store: &Store, clock: fn() -> Timestamp) -> commit::Handle {
+    let (handle, committer) = commit::channel(store.clone(), clock, std::sync::Arc::default());
+    tokio::spawn(committer.run());
+    handle
+}
+
+/// Hands a segment over and waits until it is committed.
+pub(crate) async fn send(to: &commit::Handle, segment: VerifiedSegment) -> Verdict {
+    let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+    let verdict = to.segment(segment, peer).await.expect("commit runs");
+    verdict.await.expect("it is committed")
+}
 
 /// The instant `seconds` after noon of a day in November.
 pub(crate) fn at(seconds: u64) -> Timestamp {
@@ -137,6 +155,24 @@ impl Agent {
             head: None,
             covered: at(0),
             open: Vec::new(),
+        }
+    }
+
+    /// The node goes on in a new stream from where this one stands, in a new boot: every register
+    /// opens anew.
+    pub(crate) fn succeeded(&self, stream: u8) -> Self {
+        Self {
+            boot: BootId([stream; 16]),
+            covered: self.covered,
+            ..Self::new(self.node.0[0], stream)
+        }
+    }
+
+    /// Another stream of the node, which begins at `at(seconds)`.
+    pub(crate) fn beside(&self, stream: u8, seconds: u64) -> Self {
+        Self {
+            covered: at(seconds),
+            ..self.succeeded(stream)
         }
     }
 

@@ -10,7 +10,7 @@ use tallystick_common::money::{Currency, Money};
 use tallystick_common::period::Period;
 use tallystick_common::time::Timestamp;
 
-use super::column::{bytes, id, instant, unsigned};
+use super::column::{bytes, id, instant, optional_instant, unsigned};
 use super::{Connection, StoreError};
 use crate::audit::{self, Note};
 
@@ -46,6 +46,8 @@ pub struct StreamPosition {
     pub head: Hash,
     /// Until when it accounts for time.
     pub covered_through: Timestamp,
+    /// The same without segments ahead of the server's clock: what closing may trust.
+    pub proved_through: Option<Timestamp>,
 }
 
 /// Takes the next number of a year.
@@ -181,7 +183,7 @@ fn invoice_row(row: &SqliteRow) -> Result<InvoiceRow, StoreError> {
 pub async fn stream_positions(conn: &mut Connection) -> Result<Vec<StreamPosition>, StoreError> {
     let rows = sqlx::query(
         "SELECT n.node AS node, s.stream AS stream, s.next_seq AS next_seq, s.head AS head, \
-         s.covered_through AS covered_through FROM streams s JOIN nodes n ON n.id = s.node \
+         s.covered_through AS covered_through, s.proved_through AS proved_through FROM streams s JOIN nodes n ON n.id = s.node \
          ORDER BY s.id",
     )
     .fetch_all(conn)
@@ -196,7 +198,15 @@ pub async fn stream_positions(conn: &mut Connection) -> Result<Vec<StreamPositio
                     .map(Seq),
                 head: Hash(bytes(row, "head", "streams.head")?),
                 covered_through: instant(row, "covered_through", "streams.covered_through")?,
+                proved_through: optional_instant(row, "proved_through", "streams.proved_through")?,
             })
         })
         .collect()
+}
+
+/// Until when a node's time is proved to be accounted for, over all its streams.
+#[must_use]
+pub fn proved_through(positions: &[StreamPosition], node: NodeId) -> Option<Timestamp> {
+    let own = positions.iter().filter(|position| position.node == node);
+    own.filter_map(|position| position.proved_through).max()
 }

@@ -42,6 +42,8 @@ pub struct Stream {
     pub covered_from: Timestamp,
     /// First instant it does not account for.
     pub covered_through: Timestamp,
+    /// The same without segments ahead of the server's clock.
+    pub proved_through: Option<Timestamp>,
     /// Whether it goes on.
     pub status: StreamStatus,
     /// The first number that rollups and registers do not hold.
@@ -125,6 +127,7 @@ fn read_stream(row: &SqliteRow) -> Result<Stream, StoreError> {
         head: Hash(bytes(row, "head", "streams.head")?),
         covered_from: instant(row, "covered_from", "streams.covered_from")?,
         covered_through: instant(row, "covered_through", "streams.covered_through")?,
+        proved_through: column::optional_instant(row, "proved_through", "streams.proved_through")?,
         status: StreamStatus::from_name(&status)
             .ok_or_else(|| StoreError::damaged("streams.state", status))?,
         rolled: Seq(unsigned(row, "rolled_seq", "streams.rolled_seq")?),
@@ -364,7 +367,7 @@ pub async fn advance(
 ) -> Result<bool, StoreError> {
     let through = state.covered_through.unwrap_or(Timestamp::EPOCH);
     let done = sqlx::query(
-        "UPDATE streams SET next_seq = $3, head = $4, covered_through = $5, state = $6, next_register = $7, \
+        "UPDATE streams SET next_seq = $3, head = $4, covered_through = $5, proved_through = $9, state = $6, next_register = $7, \
          boot = COALESCE($8, boot) WHERE id = $1 AND next_seq = $2",
     )
     .bind(stream.0)
@@ -375,6 +378,7 @@ pub async fn advance(
     .bind(state.status.as_str())
     .bind(number(state.next_register.0, "a register")?)
     .bind(boot.map(|boot| boot.0.to_vec()))
+    .bind(state.proved_through.map(Timestamp::as_i64))
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)

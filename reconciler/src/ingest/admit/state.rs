@@ -77,6 +77,9 @@ pub struct StreamState {
     pub head: Option<Hash>,
     /// The time it accounts for ends here; never goes back.
     pub covered_through: Option<Timestamp>,
+    /// The same without segments that account for time ahead of the server's clock: a claim about the
+    /// future continues the chain, and proves nothing.
+    pub proved_through: Option<Timestamp>,
     /// Registers below this number were opened before.
     pub next_register: RegisterId,
     /// The registers that are open.
@@ -94,6 +97,7 @@ impl StreamState {
             next: Seq::FIRST,
             head: None,
             covered_through: None,
+            proved_through: None,
             next_register: RegisterId(0),
             open: BTreeMap::new(),
         }
@@ -131,6 +135,11 @@ impl StreamState {
         if header.purpose == Purpose::Final {
             self.status = StreamStatus::Ended;
         }
+    }
+
+    /// Takes the time up to `through` as accounted for by a segment that was not ahead of the clock.
+    pub fn prove(&mut self, through: Timestamp) {
+        self.proved_through = self.proved_through.max(Some(through));
     }
 
     fn advance_register(&mut self, block: &Block, run: &Run) {

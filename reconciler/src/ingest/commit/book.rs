@@ -285,6 +285,7 @@ async fn read(
     state.next = found.next;
     state.head = (found.next > Seq::FIRST).then_some(found.head);
     state.covered_through = Some(found.covered_through);
+    state.proved_through = found.proved_through;
     state.next_register = state.next_register.max(found.next_register);
     Ok(Entry {
         row: Some(found.row),
