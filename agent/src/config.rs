@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tallystick_common::ids::Hash;
+use tallystick_common::keys::SecretKey;
 use tallystick_common::time::Micros;
 
 use crate::accrue::Settings;
@@ -141,23 +142,23 @@ impl Config {
         check::check(self)
     }
 
-    /// Digest of what is in force: BLAKE3 of its canonical JSON (fields in the order of this type).
-    /// Goes into each segment's header.
+    /// Digest of what is in force: BLAKE3 of its canonical JSON (fields in the order of this type). Goes
+    /// into each segment's header, which every proof shows: keyed by a secret of the node, so that no
+    /// customer can try out which other workloads it names.
     #[must_use]
-    pub fn digest(&self) -> Hash {
+    pub fn digest(&self, key: &SecretKey) -> Hash {
         let json = serde_json::to_vec(self).expect("a configuration has text keys only");
-        let mut hasher = blake3::Hasher::new_derive_key("tallystick agent configuration v1");
-        hasher.update(&json);
-        Hash(*hasher.finalize().as_bytes())
+        let key = blake3::derive_key("tallystick agent configuration v1", &key.to_seed());
+        Hash(*blake3::keyed_hash(&key, &json).as_bytes())
     }
 
-    /// What accrual needs of it.
+    /// What accrual needs of it on a node that signs with `key`.
     #[must_use]
-    pub fn accrual(&self) -> Settings {
+    pub fn accrual(&self, key: &SecretKey) -> Settings {
         Settings {
             sample: Micros::from_seconds(self.sample_seconds),
             register_limit: self.registers.limit,
-            config: self.digest(),
+            config: self.digest(key),
             labels: self.labels.clone().into_iter().collect(),
         }
     }

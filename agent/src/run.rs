@@ -128,7 +128,7 @@ fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, St
     let station = Station::new(
         identity.node(),
         identity.signing_key(),
-        config.accrual(),
+        config.accrual(&identity.signing_key()),
         Handle::new(buffer),
         recovered.state.as_deref(),
     )?;

@@ -151,7 +151,9 @@ impl Status {
         let accrual = peek
             .state
             .and_then(|state| codec::decode::<Checkpoint>(&state).ok())
-            .and_then(|checkpoint| Accrual::restore(config.accrual(), checkpoint).ok());
+            .and_then(|checkpoint| {
+                Accrual::restore(config.accrual(&identity.signing_key()), checkpoint).ok()
+            });
         if let Some(accrual) = accrual {
             status.registers = accrual.registers().map(RegisterStatus::from).collect();
         }

@@ -138,9 +138,16 @@ fn later_files_win_and_unknown_keys_are_errors() {
 
 #[test]
 fn the_digest_changes_with_the_configuration() {
+    let [here, there] = [1, 2].map(|seed| SecretKey::from_seed(&[seed; 32]));
     let changed = parse("sample_seconds = 5");
-    assert_ne!(changed.digest(), Config::default().digest());
-    assert_eq!(parse("").digest(), Config::default().digest());
+    assert_ne!(changed.digest(&here), Config::default().digest(&here));
+    assert_eq!(parse("").digest(&here), Config::default().digest(&here));
+    let elsewhere = Config::default().digest(&there);
+    assert_ne!(
+        elsewhere,
+        Config::default().digest(&here),
+        "nobody else can make it"
+    );
 }
 
 #[test]

@@ -154,9 +154,10 @@ fn every_zone_of_the_database_has_a_name_that_comes_back() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
+    // From 2000 on: some zones had offsets between quarter-hours before, and no periods then.
     #[test]
     fn periods_tile_time_and_hold_their_instants(
-        zone in any_zone(), anchor in 1u8..=31, hours in 8_766u64 * 3..8_766 * 130, micros in 0..HOUR_US,
+        zone in any_zone(), anchor in 1u8..=31, hours in 8_766u64 * 30..8_766 * 130, micros in 0..HOUR_US,
     ) {
         let calendar = calendar(&zone, anchor);
         let instant = Timestamp::from_micros(hours * HOUR_US + micros).unwrap();

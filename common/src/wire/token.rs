@@ -19,7 +19,7 @@ pub struct JoinToken {
     pub addresses: Vec<String>,
     /// BLAKE3 of the CA's certificate (DER).
     pub ca: Hash,
-    /// The half by which the reconciler finds it.
+    /// Names it where its secret must not stand: the proof of possession of an enrolment is over it.
     pub id: [u8; 16],
     /// The half that proves possession; the reconciler keeps only its hash.
     pub secret: [u8; 32],
