@@ -7,11 +7,16 @@
 pub mod accrue;
 pub mod buffer;
 pub mod config;
+pub mod doctor;
 pub mod durable;
+pub mod figures;
 pub mod identity;
 pub mod lock;
+pub mod metrics;
 pub mod run;
 pub mod sample;
+pub mod service;
 pub mod ship;
 pub mod station;
 pub mod status;
+pub mod top;

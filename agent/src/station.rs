@@ -14,6 +14,10 @@ use crate::accrue::{Accrual, Checkpoint, Draft, RestoreError, Settings};
 use crate::buffer::{BufferError, Handle, Head, StoredSegment};
 use crate::sample::Sample;
 
+mod coverage;
+
+pub use coverage::Coverage;
+
 /// Why nothing was sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum StationError {
@@ -46,6 +50,7 @@ pub struct Station {
     accrual: Accrual,
     buffer: Handle,
     pending: Option<Pending>,
+    coverage: Coverage,
 }
 
 impl Station {
@@ -75,6 +80,7 @@ impl Station {
             accrual,
             buffer,
             pending: None,
+            coverage: Coverage::default(),
         })
     }
 
@@ -95,11 +101,17 @@ impl Station {
             return Ok(None);
         };
         failpoint!("agent.seal.before");
+        self.coverage.add(&draft);
         let segment = self.sealed(draft, seed)?;
         let state = codec::encode(&self.accrual.checkpoint());
         self.pending = Some(Pending { segment, state });
         self.settle_pending()?;
         Ok(Some(self.buffer.head()))
+    }
+
+    /// Other settings are in force from the next sample on. Seal before.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.accrual.reconfigure(settings);
     }
 
     /// Ends the stream and begins `stream`, which names the old one's end as its predecessor: every
@@ -124,6 +136,12 @@ impl Station {
     #[must_use]
     pub fn accrual(&self) -> &Accrual {
         &self.accrual
+    }
+
+    /// Sealed time by quality, since this process began.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        self.coverage
     }
 
     /// The buffer.

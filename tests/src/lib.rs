@@ -11,5 +11,6 @@ pub mod fixture;
 pub mod http;
 pub mod poll;
 pub mod process;
+pub mod relay;
 pub mod sides;
 pub mod world;
