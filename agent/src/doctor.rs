@@ -462,12 +462,12 @@ async fn greet(identity: &Identity, mut link: Link, report: &mut Report) -> Opti
     let answer = tokio::time::timeout(WITHIN, asked)
         .await
         .unwrap_or(Err(ConnectError::Slow));
-    let welcome = match answer {
+    match answer {
         Ok(Message::Welcome(welcome)) => {
             report.good(Subject::Tls, "both sides believe each other");
             report.good(Subject::Standing, "the reconciler takes this node");
             link.close().await;
-            return Some(welcome);
+            Some(welcome)
         }
         Ok(Message::Refused(refused)) => {
             let found = format!("{}: {}", refused.reason, refused.detail);
@@ -492,8 +492,7 @@ async fn greet(identity: &Identity, mut link: Link, report: &mut Report) -> Opti
             own_certificate(identity, &error, report);
             None
         }
-    };
-    welcome
+    }
 }
 
 fn own_certificate(identity: &Identity, error: &ConnectError, report: &mut Report) {

@@ -12,7 +12,7 @@ use tallystick_agent::ship::{ShipEvent, connection, tls};
 use tallystick_agent::status::{LinkStatus, Status};
 use tallystick_common::ids::{Hash, Seq, StreamId};
 use tallystick_common::seal::SealedSegment;
-use tallystick_common::wire::{ALPN_INGEST, ALPN_RENEW, Message, RefusalReason, Renew, Versions};
+use tallystick_common::wire::{ALPN_RENEW, Message, RefusalReason, Renew, Versions};
 use tallystick_reconciler::store::{Store, streams};
 use tallystick_tests::poll;
 use tallystick_tests::process::output;

@@ -29,7 +29,7 @@ impl Agent {
         match &refused {
             None => tracing::info!("reloaded"),
             Some(why) => {
-                tracing::error!(%why, "not reloaded; the configuration before stays in force")
+                tracing::error!(%why, "not reloaded; the configuration before stays in force");
             }
         }
         self.figures.send_modify(|figures| match refused {

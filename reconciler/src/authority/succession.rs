@@ -143,10 +143,9 @@ impl Earlier {
 
     fn write(&self, folder: &Path, name: &str) -> Result<(), AuthorityError> {
         let file = |end: &str| folder.join(format!("{name}.{end}"));
-        let pem = |der| certificate::pem(der);
-        write_private(&file("crt"), pem(&self.certificate).as_bytes())?;
+        write_private(&file("crt"), certificate::pem(&self.certificate).as_bytes())?;
         write_private(&file("next"), &self.next.to_bytes())?;
-        write_private(&file("cross"), pem(&self.cross).as_bytes())?;
+        write_private(&file("cross"), certificate::pem(&self.cross).as_bytes())?;
         write_private(&file("receipt"), &self.receipt.to_bytes())?;
         match &self.retired {
             Some(retired) => write_private(&file("retired"), &retired.to_bytes()),

@@ -63,7 +63,7 @@ impl Bulletin {
         };
         if changes.changed().await.is_err() {
             self.changes = None;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

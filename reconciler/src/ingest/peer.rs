@@ -138,7 +138,7 @@ impl Line {
                 let mut cut = cut.cut.subscribe();
                 // An error says that nobody is left who could cut it.
                 if cut.wait_for(|cut| *cut).await.is_err() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
         }
