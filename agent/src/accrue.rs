@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use tallystick_common::ids::{BootId, Hash, RegisterId, WorkloadName};
 use tallystick_common::meter::{Kind, Meter};
 use tallystick_common::reading::{Cause, Gap, Reading};
-use tallystick_common::segment::{Basis, Block, CloseReason, RunError};
+use tallystick_common::segment::{Basis, Block, CloseReason, Purpose, RunError};
 use tallystick_common::time::{Micros, Timestamp};
 
 use crate::sample::{Identity, LastReading, Raw, Sample, SourceReading};
@@ -55,6 +55,8 @@ pub struct Settings {
     pub config: Hash,
     /// Labels of every block; what a workload calls itself does not replace them.
     pub labels: Vec<(String, String)>,
+    /// Agent time begins no earlier: a clock that stands before the node's enrolment is wrong.
+    pub begins: Timestamp,
 }
 
 /// What one segment is to say, without its place in the stream.
@@ -72,6 +74,8 @@ pub struct Draft {
     pub gaps: Vec<Gap>,
     /// One per workload with a register, sorted by name.
     pub blocks: Vec<Block>,
+    /// What it does besides.
+    pub purpose: Purpose,
 }
 
 /// One register as it stands now, for people to look at.
@@ -233,6 +237,29 @@ impl Accrual {
             config: self.settings.config,
             gaps: std::mem::take(&mut self.gaps),
             blocks,
+            purpose: Purpose::Readings,
+        }))
+    }
+
+    /// As [`Self::seal`], and closes every register in it: nothing is to come after that draft.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub fn seal_last(&mut self) -> Result<Option<Draft>, RunError> {
+        let now = self.accounted_through();
+        let Some(at) = now.filter(|at| self.from.is_some_and(|from| from < *at)) else {
+            return Ok(None);
+        };
+        let open = |register: &&mut Register| register.closed.is_none();
+        for register in self.registers.values_mut().filter(open) {
+            register.settle(at);
+            register.close(CloseReason::StreamEnd, at);
+        }
+        self.active.clear();
+        let draft = self.seal()?;
+        Ok(draft.map(|draft| Draft {
+            purpose: Purpose::Final,
+            ..draft
         }))
     }
 
@@ -274,8 +301,9 @@ impl Accrual {
     /// The step from the sample before to this one, with the gap it leaves, if any.
     fn begin_step(&mut self, sample: &Sample) -> Step {
         let Some(clock) = &self.clock else {
-            self.from = Some(sample.moment.wall);
-            return Step::first(sample.moment.wall);
+            let begin = sample.moment.wall.max(self.settings.begins);
+            self.from = Some(begin);
+            return Step::first(begin);
         };
         let step = match self.resume {
             Resume::NewStream => Step::gap(clock, sample, Cause::NewStream),

@@ -47,7 +47,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tallystick_common::ids::Hash;
 use tallystick_common::keys::SecretKey;
-use tallystick_common::time::Micros;
+use tallystick_common::time::{Micros, Timestamp};
 
 use crate::accrue::Settings;
 
@@ -193,14 +193,15 @@ impl Config {
         Hash(*blake3::keyed_hash(&key, &json).as_bytes())
     }
 
-    /// What accrual needs of it on a node that signs with `key`.
+    /// What accrual needs of it on a node that signs with `key` and was enrolled at `enrolled`.
     #[must_use]
-    pub fn accrual(&self, key: &SecretKey) -> Settings {
+    pub fn accrual(&self, key: &SecretKey, enrolled: Timestamp) -> Settings {
         Settings {
             sample: Micros::from_seconds(self.sample_seconds),
             register_limit: self.registers.limit,
             config: self.digest(key),
             labels: self.labels.clone().into_iter().collect(),
+            begins: enrolled,
         }
     }
 }

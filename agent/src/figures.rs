@@ -5,7 +5,7 @@
 use std::fmt;
 
 use tallystick_common::ids::{NodeId, Seq};
-use tallystick_common::time::Timestamp;
+use tallystick_common::time::{Micros, SECOND_US, Timestamp};
 
 /// Counted since the process began, and how things stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,10 @@ pub struct Figures {
     pub buffer_bytes: u64,
     /// Whether sled is out of order.
     pub journal_alone: bool,
+    /// Whether the disk was full and sealing goes on into what was set aside for that.
+    pub in_reserve: bool,
+    /// How long until the buffer is full at the rate of the last segments, without a receipt.
+    pub full_in: Option<Micros>,
     /// Up to when sealed segments account for time.
     pub covered_through: Option<Timestamp>,
 }
@@ -67,6 +71,8 @@ impl Figures {
             unreceipted: 0,
             buffer_bytes: 0,
             journal_alone: false,
+            in_reserve: false,
+            full_in: None,
             covered_through: None,
         }
     }
@@ -135,14 +141,29 @@ impl fmt::Display for Figures {
                 "Whether sled is out of order.",
                 u64::from(self.journal_alone),
             ),
+            (
+                "buffer_in_reserve",
+                "Whether the disk was full and sealing goes on into the reserve.",
+                u64::from(self.in_reserve),
+            ),
         ];
         for (name, help, value) in gauges {
             family(f, name, "gauge", help, value)?;
         }
         if let Some(covered) = self.covered_through {
             let help = "Up to when sealed segments account for time, in seconds since 1970.";
-            let seconds = covered.as_micros() / 1_000_000;
+            let seconds = covered.as_micros() / SECOND_US;
             family(f, "covered_through_seconds", "gauge", help, seconds)?;
+        }
+        if let Some(Micros(micros)) = self.full_in {
+            let help = "Until the buffer is full at the present rate, without a receipt.";
+            family(
+                f,
+                "buffer_full_in_seconds",
+                "gauge",
+                help,
+                micros / SECOND_US,
+            )?;
         }
         Ok(())
     }

@@ -101,6 +101,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// End this node for good: a last sample, every register closed in one final segment, and its receipt.
+    /// No agent may run. Nothing is metered afterwards, and it cannot be taken back.
+    Retire {
+        /// Really.
+        #[arg(long)]
+        yes: bool,
+        /// How long to wait for the receipt.
+        #[arg(long, default_value = "60", value_name = "SECONDS")]
+        wait: u64,
+    },
     /// Find out what keeps this host from being metered and shipped, and say what to do.
     Doctor {
         /// As one JSON object.
@@ -186,6 +196,8 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Enroll { token, name } => enroll_here(&config, &token, name),
         Command::Run => runtime()?.block_on(run_here(config, source)),
+        Command::Retire { yes: false, .. } => ask_before_retiring(&config),
+        Command::Retire { wait, .. } => runtime()?.block_on(retire_here(config, wait)),
         Command::Status { json } => show_status(&config, json),
         Command::Buffer { command } => inspect_buffer(&config, &command),
         Command::Tally { day, json } => show_tally(&config, day, json),
@@ -260,8 +272,7 @@ fn host_name() -> String {
 }
 
 async fn run_here(config: Config, source: Source) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let stopped = told_to_stop()?;
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let (ask, reloads) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -275,13 +286,44 @@ async fn run_here(config: Config, source: Source) -> anyhow::Result<ExitCode> {
         reloads,
         reread: Box::new(move || source.load()),
     };
-    let stopped = async move {
+    run::run_service(config, service, stopped).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask_before_retiring(config: &Config) -> anyhow::Result<ExitCode> {
+    let identity =
+        Identity::load(&config.data)?.ok_or_else(|| RunError::NotEnrolled(config.data.clone()))?;
+    eprintln!(
+        "node {} ({}) would be retired: its last segment is sealed and shipped, and nothing is metered here any more. This cannot be taken back; say --yes to do it.",
+        identity.node(),
+        identity.enrolment.record.name
+    );
+    Ok(ExitCode::from(2))
+}
+
+/// Until SIGTERM or SIGINT, whichever comes first.
+fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
-    run::run_service(config, service, stopped).await?;
+    })
+}
+
+async fn retire_here(config: Config, wait: u64) -> anyhow::Result<ExitCode> {
+    let patience = Duration::from_secs(wait);
+    let retirement = run::retire(config, patience, told_to_stop()?).await?;
+    let (seq, through) = (retirement.end.seq, retirement.end.covered_through);
+    println!("segment {seq} is the last of this node; it accounts for time up to {through}");
+    anyhow::ensure!(
+        retirement.unreceipted == 0,
+        "{} segments have no receipt yet, and the node counts as retired when its last one has come: run this again when the reconciler can be reached",
+        retirement.unreceipted
+    );
+    println!("the reconciler has all of it");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -39,6 +39,9 @@ use self::central::Central;
 
 mod central;
 mod reload;
+mod retire;
+
+pub use retire::{End, Retirement, retire};
 
 /// How long a stop waits for the last receipts.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -88,6 +91,15 @@ pub enum RunError {
     /// The machine cannot be sampled.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// The node is retired.
+    #[error(
+        "this node is retired: segment {} of stream {} is its last and accounts for time up to {}. `tallystick-agent retire --yes` ships what still waits; to meter this host again, enroll it in another data folder",
+        .0.seq, .0.stream, .0.covered_through
+    )]
+    Ended(End),
+    /// Whether it is cannot be known, or not be noted.
+    #[error("read or write retired.json in the data folder: {0}")]
+    Retired(io::Error),
     /// No random bytes.
     #[error("draw random bytes: {0}")]
     Random(getrandom::Error),
@@ -118,23 +130,18 @@ pub async fn run_service(
     service: Service,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    let problems = config.check();
-    if !problems.is_empty() {
-        return Err(RunError::Config(problems));
-    }
+    let (_lock, identity) = enrolled(&config)?;
     let data = config.data.clone();
-    durable::create_private_dir(&data).map_err(|source| RunError::Data {
-        path: data.clone(),
-        source,
-    })?;
-    let _lock = DataLock::acquire(&data)?;
-    let identity = Identity::load(&data)?.ok_or_else(|| RunError::NotEnrolled(data.clone()))?;
     let figures = watch::Sender::new(Figures::new(identity.node()));
     let own = config;
     let central = Central::load(&data);
     let (config, problem) = central::effective(&own, central.as_ref());
     let scrapes = Scrapes::start(&config, &figures).await?;
     let (meter, mut status) = start(&config, &identity, &data)?;
+    let end = End::find(&data, &mut meter.station.buffer().lock())?;
+    if let Some(end) = end {
+        return Err(RunError::Ended(end));
+    }
     let now = central::in_force(&config, &identity, central.as_ref(), problem.as_ref());
     status.central_version = now.settings;
     status.central_problem = problem;
@@ -165,6 +172,22 @@ pub async fn run_service(
     Box::pin(agent.work(Box::pin(shutdown))).await
 }
 
+/// The data folder, which is ours from now on, and whose it is.
+fn enrolled(config: &Config) -> Result<(DataLock, Identity), RunError> {
+    let problems = config.check();
+    if !problems.is_empty() {
+        return Err(RunError::Config(problems));
+    }
+    let data = &config.data;
+    durable::create_private_dir(data).map_err(|source| RunError::Data {
+        path: data.clone(),
+        source,
+    })?;
+    let lock = DataLock::acquire(data)?;
+    let identity = Identity::load(data)?.ok_or_else(|| RunError::NotEnrolled(data.clone()))?;
+    Ok((lock, identity))
+}
+
 /// What samples and seals; moves to a blocking thread and back.
 #[derive(Debug)]
 struct Meter {
@@ -192,7 +215,7 @@ fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, St
     let station = Station::new(
         identity.node(),
         identity.signing_key(),
-        config.accrual(&identity.signing_key()),
+        config.accrual(&identity.signing_key(), identity.enrolment.record.at),
         Handle::new(buffer),
         recovered.state.as_deref(),
     )?;
@@ -702,6 +725,8 @@ fn note(figures: &mut Figures, meter: &Meter) {
     figures.unreceipted = stats.unreceipted;
     figures.buffer_bytes = stats.bytes;
     figures.journal_alone = stats.journal_alone;
+    figures.in_reserve = stats.in_reserve;
+    figures.full_in = stats.full_in;
     drop(buffer);
     figures.registers = meter.station.accrual().registers().count() as u64;
 }

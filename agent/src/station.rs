@@ -119,6 +119,23 @@ impl Station {
     /// goes on, and the next call gives it again, in fewer intervals, before anything else.
     pub fn seal(&mut self, seed: [u8; 32]) -> Result<Option<Head>, StationError> {
         let draft = self.accrual.seal()?;
+        self.take_in(draft, seed)
+    }
+
+    /// As [`Self::seal`], with every register closed in it: the node's last segment.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub fn seal_last(&mut self, seed: [u8; 32]) -> Result<Option<Head>, StationError> {
+        let draft = self.accrual.seal_last()?;
+        self.take_in(draft, seed)
+    }
+
+    fn take_in(
+        &mut self,
+        draft: Option<Draft>,
+        seed: [u8; 32],
+    ) -> Result<Option<Head>, StationError> {
         failpoint!("agent.seal.before");
         let sealed_something = draft.is_some() || !self.pending.is_empty();
         if let Some(draft) = draft {

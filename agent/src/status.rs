@@ -23,6 +23,7 @@ use crate::durable;
 use crate::identity::{Identity, IdentityError};
 use crate::inspect::FullIn;
 use crate::lock::DataLock;
+use crate::run::End;
 use crate::station::Coverage;
 
 /// Why there is no status.
@@ -128,6 +129,9 @@ pub struct Status {
     /// Sealed time by quality, since the agent was started.
     #[serde(default)]
     pub coverage: Coverage,
+    /// The node's end, if it is retired.
+    #[serde(default)]
+    pub end: Option<End>,
     /// The connection.
     pub link: LinkStatus,
     /// The version of the central settings last told; 0 when there never were any.
@@ -174,6 +178,7 @@ impl Status {
     ) -> Result<Self, StatusError> {
         let mut status = Self::new(identity);
         status.running = running;
+        status.end = End::load(data).unwrap_or_default();
         let settings = buffer::Settings {
             limit_bytes: config.buffer.limit_bytes,
             ..buffer::Settings::default()
@@ -194,7 +199,11 @@ impl Status {
             .state
             .and_then(|state| codec::decode::<Checkpoint>(&state).ok())
             .and_then(|checkpoint| {
-                Accrual::restore(config.accrual(&identity.signing_key()), checkpoint).ok()
+                Accrual::restore(
+                    config.accrual(&identity.signing_key(), identity.enrolment.record.at),
+                    checkpoint,
+                )
+                .ok()
             });
         if let Some(accrual) = accrual {
             status.registers = accrual.registers().map(RegisterStatus::from).collect();
@@ -222,6 +231,7 @@ impl Status {
             in_reserve: false,
             buffer_full_in_seconds: None,
             coverage: Coverage::default(),
+            end: None,
             link: LinkStatus::None,
             central_version: 0,
             central_problem: None,
@@ -380,6 +390,10 @@ impl Table<'_> {
             FullIn(status.buffer_full_in_seconds)
         )?;
         writeln!(f, "link       {}", status.link)?;
+        if let Some(end) = &status.end {
+            let (seq, through) = (end.seq, end.covered_through);
+            writeln!(f, "retired    segment {seq} is the last, through {through}")?;
+        }
         if let Some(ReloadStatus {
             at,
             refused: Some(why),

@@ -11,14 +11,15 @@
 //! | hour, six hours, day | one per cell, `interpolated` (thinned) where it spans quarter-hours | six hours, a day, a day |
 //!
 //! Unmeasured time never becomes part of a measured interval. Drafts are not joined across a boot,
-//! another configuration, or other labels of a workload, for each segment states these once.
+//! another configuration, or other labels of a workload, for each segment states these once; one that
+//! does more than carry readings stays apart.
 
 use std::collections::BTreeMap;
 
 use tallystick_common::ids::{RegisterId, WorkloadName};
 use tallystick_common::meter::{Kind, Meter};
 use tallystick_common::reading::{Cause, Interval, Quality, Reading};
-use tallystick_common::segment::{Basis, Block, CloseReason, Run, RunDraft, RunError};
+use tallystick_common::segment::{Basis, Block, CloseReason, Purpose, Run, RunDraft, RunError};
 use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US, Timestamp};
 
 use crate::accrue::Draft;
@@ -123,6 +124,7 @@ impl Thinning {
         };
         same_segment
             && next.from == whole.covered_through
+            && [whole.purpose, next.purpose] == [Purpose::Readings; 2]
             && (next.boot, next.config) == (whole.boot, whole.config)
             && next.blocks.iter().all(same_labels)
     }

@@ -142,6 +142,7 @@ fn accrual() -> accrue::Settings {
         register_limit: 10_000,
         config: Hash([1; 32]),
         labels: Vec::new(),
+        begins: Timestamp::EPOCH,
     }
 }
 

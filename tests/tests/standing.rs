@@ -97,6 +97,79 @@ fn a_certificate_that_expired_long_ago_is_renewed_unless_the_node_is_banned() {
     assert!(renewed.last > now().as_micros() / 1_000_000 + 80 * 86_400);
 }
 
+/// Runs a command of the agent to its end: its exit code, and what it said.
+fn agent(sides: &Sides, arguments: &[&str]) -> (Option<i32>, String) {
+    let done = sides.agent_command().args(arguments).output().unwrap();
+    let said = [done.stdout, done.stderr].concat();
+    (
+        done.status.code(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+fn node(sides: &Sides) -> Value {
+    let told = sides.reconcile(&["--json", "node", "show", "metered"]);
+    serde_json::from_str(&told.unwrap()).unwrap()
+}
+
+#[test]
+fn a_node_retires_by_its_last_segment_also_when_that_has_to_wait() {
+    let mut sides = Sides::prepare(&[]).unwrap();
+    sides.start_agent(None).unwrap();
+    receipted_on(&sides);
+    let refused = sides.reconcile(&["node", "retire", "metered"]).unwrap_err();
+    assert!(
+        refused.to_string().contains("tallystick-agent retire"),
+        "{refused}"
+    );
+    let (code, said) = agent(&sides, &["retire", "--yes"]);
+    assert_eq!(
+        (code, said.contains("another agent")),
+        (Some(5), true),
+        "{said}"
+    );
+    sides.agent.take().unwrap().terminate().unwrap();
+
+    let before = sides.status().unwrap().next_seq;
+    let (code, said) = agent(&sides, &["retire"]);
+    assert_eq!((code, said.contains("--yes")), (Some(2), true), "{said}");
+    assert_eq!(sides.status().unwrap().next_seq, before, "it only asked");
+
+    let reconciler = sides.reconciler.take().unwrap();
+    reconciler.terminate().unwrap();
+    let (code, said) = agent(&sides, &["retire", "--yes", "--wait", "1"]);
+    assert_eq!(
+        (code, said.contains("no receipt yet")),
+        (Some(1), true),
+        "{said}"
+    );
+    let (code, said) = agent(&sides, &["run"]);
+    assert_eq!(
+        (code, said.contains("this node is retired")),
+        (Some(1), true),
+        "{said}"
+    );
+    sides.start_reconciler(None).unwrap();
+    assert_eq!(node(&sides)["state"], "active");
+    // The second time there is nothing to bring, and it is welcome all the same.
+    for _ in 0..2 {
+        let (code, said) = agent(&sides, &["retire", "--yes"]);
+        assert_eq!(
+            (code, said.contains("has all of it")),
+            (Some(0), true),
+            "{said}"
+        );
+    }
+    let status = sides.status().unwrap();
+    let end = status.end.unwrap();
+    assert_eq!((status.unreceipted, status.next_seq), (0, end.seq.next()));
+    let node = node(&sides);
+    assert_eq!(node["state"], "retired");
+    assert_eq!(node["today"]["coverage"]["missing"], 0, "{node}");
+    let audit = sides.reconcile(&["--json", "audit", "list"]).unwrap();
+    assert!(audit.contains("node.retire"), "{audit}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewal_gives_a_certificate_for_nobody_but_the_node_that_shows_its_own() {
     let reconciler = Reconciler::start().await.unwrap();

@@ -581,9 +581,13 @@ async fn banned_retired_unknown_and_newer_peers_are_told_why() {
         at: now(),
         reason: "stolen".to_owned(),
     };
+    let lost = NodeState::Retired {
+        at: now(),
+        lost: Some("burnt".to_owned()),
+    };
     for (state, reason) in [
         (banned, RefusalReason::Banned),
-        (NodeState::Retired { at: now() }, RefusalReason::Retired),
+        (lost, RefusalReason::Retired),
     ] {
         reconciler.set_state(node.id(), state).await;
         let mut link = node.link().await;

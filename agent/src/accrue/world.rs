@@ -75,6 +75,7 @@ pub(super) struct World {
 pub(super) fn settings() -> Settings {
     Settings {
         sample: Micros(PERIOD),
+        begins: Timestamp::EPOCH,
         register_limit: 1_000,
         config: Hash::ZERO,
         labels: vec![("rack".to_owned(), "b7".to_owned())],

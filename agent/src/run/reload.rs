@@ -78,7 +78,8 @@ impl Agent {
         if let Some(meter) = &mut self.meter {
             meter.sampler = sampler;
             let key = self.identity.signing_key();
-            meter.station.reconfigure(config.accrual(&key));
+            let enrolled = self.identity.enrolment.record.at;
+            meter.station.reconfigure(config.accrual(&key, enrolled));
         }
         self.groups = self.watch_groups();
         let elsewhere = config.addresses != self.config.addresses;

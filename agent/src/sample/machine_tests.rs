@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tallystick_common::keys::SecretKey;
 use tallystick_common::meter::Meter;
-use tallystick_common::time::Micros;
+use tallystick_common::time::{Micros, Timestamp};
 
 use super::mounts::hierarchies;
 use super::{Raw, Sample, Sampler};
@@ -144,7 +144,8 @@ fn the_kernels_figure_of_a_cgroup_is_billed_to_the_microsecond() {
     };
     let config = config(&cgroup.name);
     let mut sampler = Sampler::new(&config).unwrap();
-    let mut accrual = Accrual::new(config.accrual(&SecretKey::from_seed(&[1; 32])));
+    let mut accrual =
+        Accrual::new(config.accrual(&SecretKey::from_seed(&[1; 32]), Timestamp::EPOCH));
     accrual.observe(&sampler.sample());
     let status = cgroup.burn().wait().unwrap();
     assert!(status.success(), "could not enter the cgroup");

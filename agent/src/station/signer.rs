@@ -6,7 +6,7 @@ use tallystick_common::ids::{NodeId, Seq, StreamId};
 use tallystick_common::keys::SecretKey;
 use tallystick_common::odometer;
 use tallystick_common::seal::{SealError, seal};
-use tallystick_common::segment::{HeaderDraft, Previous, Purpose, StreamPosition};
+use tallystick_common::segment::{HeaderDraft, Previous, StreamPosition};
 
 use crate::accrue::{Draft, RegisterView};
 use crate::buffer::{Buffer, Head, StoredSegment};
@@ -71,7 +71,7 @@ impl Signer {
             covered_through: draft.covered_through,
             boot: draft.boot,
             config: draft.config,
-            purpose: Purpose::Readings,
+            purpose: draft.purpose,
             gaps: draft.gaps,
         };
         let covered_through = header.covered_through;

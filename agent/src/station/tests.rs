@@ -6,8 +6,9 @@ use tallystick_common::chain::{Link, StreamState};
 use tallystick_common::ids::{BootId, Hash, Seq, WorkloadName};
 use tallystick_common::keys::KeyRing;
 use tallystick_common::meter::Meter;
+use tallystick_common::reading::{Cause, Quality};
 use tallystick_common::seal::{SealedSegment, VerifiedSegment};
-use tallystick_common::segment::Previous;
+use tallystick_common::segment::{CloseReason, Previous, Purpose};
 use tallystick_common::time::{Micros, Timestamp};
 
 use super::*;
@@ -24,6 +25,7 @@ fn settings() -> Settings {
         register_limit: 10_000,
         config: Hash([1; 32]),
         labels: Vec::new(),
+        begins: Timestamp::EPOCH,
     }
 }
 
@@ -165,6 +167,148 @@ fn registers_go_on_after_a_crash_and_nothing_is_counted_twice_or_lost() {
         rising.map(|view| view.reading.0).collect::<Vec<_>>(),
         [600 * 3_500]
     );
+}
+
+#[test]
+fn the_last_segment_closes_every_register_and_stays_apart_when_thinned() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut station = station(folder.path(), 1);
+    meter(&mut station, 0..601, 2);
+    assert_eq!(
+        station.seal_last([1; 32]).unwrap(),
+        None,
+        "no time has passed since the last"
+    );
+    station.observe(&sample(607, 2));
+    let head = station.seal_last([1; 32]).unwrap().unwrap();
+    let whole = sealed_usage(&verified(&station), "cgroup/unit-1.service");
+    assert_eq!(whole, 607 * 2_000);
+    assert_eq!(station.accrual().registers().count(), 0);
+
+    let key = Signer::new(NODE, key());
+    thinning::thin(&mut station.buffer().lock(), &key, Grain::Day, [2; 32]).unwrap();
+    let segments = verified(&station);
+    assert!(segments.len() < 10, "{}", segments.len());
+    assert_eq!(sealed_usage(&segments, "cgroup/unit-1.service"), whole);
+    let (last, before) = segments.split_last().unwrap();
+    assert_eq!(last.header().purpose, Purpose::Final);
+    assert_eq!(last.header().covered_through, head.covered_through);
+    let runs = last.blocks().iter().flat_map(|block| block.runs());
+    assert!(runs.clone().count() > 3);
+    assert!(
+        runs.clone()
+            .all(|run| run.closed == Some(CloseReason::StreamEnd))
+    );
+    assert!(
+        before
+            .iter()
+            .all(|segment| segment.header().purpose == Purpose::Readings)
+    );
+}
+
+/// That sample by a wall clock which is off by so many seconds.
+fn shown(second: u64, off: i64) -> Sample {
+    let wall = (BEGIN_S + second).checked_add_signed(off).unwrap();
+    let mut sample = sample(second, 1);
+    sample.moment.wall = Timestamp::from_seconds(wall).unwrap();
+    sample
+}
+
+#[test]
+fn a_clock_that_steps_a_day_back_and_forth_bills_everything_once() {
+    const DAY: i64 = 86_400;
+    for steps in [[0, DAY, 0], [0, -DAY, 0], [0, DAY, 2 * DAY], [DAY, 0, -DAY]] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut metered = station(folder.path(), 1);
+        for second in (0..=1_800).step_by(10) {
+            let off = steps[usize::try_from(second / 601).unwrap()];
+            metered.observe(&shown(second, off));
+            if second % 60 == 0 {
+                metered.seal([4; 32]).unwrap();
+            }
+            // The agent may be restarted while the clock is wrong.
+            if second == 900 {
+                drop(metered);
+                metered = station(folder.path(), 2);
+            }
+        }
+        // At last the clock has passed everything that was accounted for.
+        metered.observe(&shown(1_810, 4 * DAY));
+        metered.seal([4; 32]).unwrap();
+        let segments = verified(&metered);
+        assert_continuous(&segments);
+        let usage = ["host", "cgroup/unit-0.service", "host/other"];
+        let sealed = usage.map(|workload| sealed_usage(&segments, workload));
+        // Since the last seal before the restart nothing of registers is in the journal; the kernel's own
+        // counters have it.
+        assert_eq!(
+            sealed,
+            [1_810 * 1_500, 1_810 * 1_000, 1_810 * 500],
+            "{steps:?}"
+        );
+    }
+}
+
+#[test]
+fn a_boot_in_1970_seals_nothing_until_the_clock_is_right_and_bills_what_was_used_meanwhile() {
+    let booted = |second: u64, wall: u64| {
+        let mut sample = sample(second, 1);
+        sample.boot = BootId([9; 16]);
+        sample.moment.wall = Timestamp::from_seconds(wall).unwrap();
+        for source in &mut sample.sources {
+            source.identity.boot = sample.boot;
+        }
+        sample
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut metered = station(folder.path(), 1);
+    meter(&mut metered, 0..601, 1);
+    let before = metered.buffer().lock().head();
+    for second in (5..=305).step_by(10) {
+        metered.observe(&booted(second, second));
+        assert_eq!(metered.seal([4; 32]).unwrap().map(|head| head.next), None);
+    }
+    metered.observe(&booted(315, BEGIN_S + 4_000));
+    let head = metered.seal([4; 32]).unwrap().unwrap();
+    assert_eq!(head.next, before.next.next());
+    let segments = verified(&metered);
+    assert_continuous(&segments);
+    // What the first five seconds of that boot used is not known to be ours.
+    let usage = sealed_usage(&segments, "cgroup/unit-0.service");
+    assert_eq!(usage, (600 + 310) * 1_000);
+    let last = segments.last().unwrap();
+    let spread = last.blocks().iter().flat_map(|block| {
+        let runs = block.runs().iter();
+        runs.flat_map(|run| block.intervals(run))
+    });
+    assert!(
+        spread
+            .filter(|interval| interval.quantity > 0)
+            .all(|interval| interval.quality == Quality::Interpolated(Cause::ClockStep))
+    );
+}
+
+#[test]
+fn time_before_the_node_was_enrolled_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (buffer, _) =
+        Buffer::open(folder.path(), BufferSettings::default(), StreamId([1; 16])).unwrap();
+    let begins = Timestamp::from_seconds(BEGIN_S).unwrap();
+    let settings = Settings {
+        begins,
+        ..settings()
+    };
+    let mut station = Station::new(NODE, key(), settings, Handle::new(buffer), None).unwrap();
+    let years = -i64::try_from(BEGIN_S).unwrap();
+    for second in [0, 10, 20] {
+        station.observe(&shown(second, years));
+        assert_eq!(station.seal([4; 32]).unwrap(), None);
+    }
+    station.observe(&shown(30, 0));
+    station.seal([4; 32]).unwrap().unwrap();
+    let segments = verified(&station);
+    assert_eq!(segments[0].header().from, begins);
+    assert_eq!(sealed_usage(&segments, "cgroup/unit-0.service"), 30 * 1_000);
 }
 
 #[test]

@@ -5,8 +5,7 @@
 //! segments replace the old ones at one instant is the buffer's.
 
 use tallystick_common::ids::Seq;
-use tallystick_common::seal::{SealError, SealedSegment};
-use tallystick_common::segment::Purpose;
+use tallystick_common::seal::SealedSegment;
 
 use super::signer::{Place, Signer};
 use super::{Station, StationError};
@@ -127,10 +126,6 @@ fn draft_of(segment: StoredSegment) -> Result<Draft, StationError> {
     let sealed = SealedSegment::parse(segment.bytes).map_err(kept)?;
     let blocks = sealed.kept_blocks().map_err(kept)?;
     let header = sealed.header();
-    if header.purpose != Purpose::Readings {
-        let why = "it does more than carry readings and is not sealed again";
-        return Err(kept(SealError::Inconsistent(why)));
-    }
     Ok(Draft {
         from: header.from,
         covered_through: header.covered_through,
@@ -138,5 +133,6 @@ fn draft_of(segment: StoredSegment) -> Result<Draft, StationError> {
         config: header.config,
         gaps: header.gaps.clone(),
         blocks,
+        purpose: header.purpose,
     })
 }

@@ -110,6 +110,7 @@ fn drafts(history: &History) -> Vec<Draft> {
             blocks.push(block);
         }
         drafts.push(Draft {
+            purpose: Purpose::Readings,
             from,
             covered_through,
             boot: BootId([boot; 16]),

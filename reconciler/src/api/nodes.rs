@@ -45,7 +45,8 @@ impl From<Node> for NodeView {
             state: node.state.as_str().to_owned(),
             reason: match node.state {
                 NodeState::Banned { reason, .. } => Some(reason),
-                NodeState::Active | NodeState::Retired { .. } => None,
+                NodeState::Retired { lost, .. } => lost,
+                NodeState::Active => None,
             },
             enrolled_at: node.enrolled_at.to_string(),
             last_seen_at: node.last_seen_at.map(|at| at.to_string()),
@@ -166,6 +167,14 @@ impl From<RefusalRow> for RefusalView {
 pub struct Ban {
     /// In words, for the audit log and the node's page.
     pub reason: String,
+}
+
+/// Why a node will never ship its final segment.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Lost {
+    /// In words, for the audit log and the node's page.
+    pub lost: String,
 }
 
 /// Every node, in the order of enrolment.
@@ -338,17 +347,21 @@ pub(super) async fn ban(
     ))
 }
 
-/// Says that a node's last segment has come.
-#[utoipa::path(post, path = "/v1/nodes/{node}/retire", tag = "nodes",
+/// Gives up a node that will never ship its final segment. One that can retires by `tallystick-agent retire`.
+#[utoipa::path(post, path = "/v1/nodes/{node}/retire", tag = "nodes", request_body = Lost,
     params(("node" = String, Path, description = "id or name")),
     responses((status = 200, body = NodeView), (status = 404, body = Problem)))]
 pub(super) async fn retire(
     State(app): State<App>,
     Path(node): Path<String>,
     Caller(actor): Caller,
+    Body(lost): Body<Lost>,
 ) -> Result<Json<NodeView>, Problem> {
     let now = clock::now();
-    let state = NodeState::Retired { at: now };
+    let state = NodeState::Retired {
+        at: now,
+        lost: Some(lost.lost),
+    };
     Ok(Json(
         set_node_state(app.store(), &node, state, &actor, now)
             .await?

@@ -122,13 +122,14 @@ impl Facts {
             .rules
             .selects_node(&self.account.id, &names, self.period.to);
         let carried = usage.iter().any(|item| item.node == node.id);
-        let gone = matches!(node.state, NodeState::Retired { at } if at <= self.period.from);
+        let gone = matches!(node.state, NodeState::Retired { at, .. } if at <= self.period.from);
         (selected || carried) && !gone && node.enrolled_at < self.period.to
     }
 
     fn outstanding(&self, usage: &[UsageItem]) -> (Vec<Outstanding>, Vec<Outstanding>) {
         let short = |node: &&Node| {
-            self.waits_for(node, usage) && self.covered_through(node) < Some(self.period.to)
+            self.waits_for(node, usage)
+                && self.covered_through(node) < Some(node.owes_through(self.period.to))
         };
         let nodes: Vec<&Node> = self.nodes.iter().filter(short).collect();
         let row = |node: &&Node| Outstanding {

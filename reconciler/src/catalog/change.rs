@@ -308,7 +308,48 @@ pub async fn known_node(conn: &mut Connection, text: &str) -> Result<Node, Chang
     })?)
 }
 
-/// Bans or retires a node, or takes that back. Ingest sees it in its next transaction.
+fn check_state(node: &Node, state: &NodeState) -> Result<(), CatalogError> {
+    let invalid = |what, value: &str, why: &str| {
+        Err(CatalogError::Invalid {
+            what,
+            value: value.to_owned(),
+            why: why.to_owned(),
+        })
+    };
+    match (&node.state, state) {
+        (_, NodeState::Banned { reason, .. }) if reason.trim().is_empty() => invalid(
+            "reason",
+            reason,
+            "write why the node is banned: it is told so, and the audit log keeps it",
+        ),
+        (NodeState::Banned { .. }, NodeState::Retired { .. }) => invalid(
+            "node",
+            &node.name,
+            "it is banned, and stays so: what it has not shipped is missing already",
+        ),
+        (_, NodeState::Retired { lost: None, .. }) => invalid(
+            "node",
+            &node.name,
+            "its final segment has not come: run `tallystick-agent retire --yes` on it, and it retires by \
+             itself; if the host is gone for good, say so with --lost REASON, and what it has not shipped is \
+             missing for ever",
+        ),
+        (
+            _,
+            NodeState::Retired {
+                lost: Some(lost), ..
+            },
+        ) if lost.trim().is_empty() => invalid(
+            "lost",
+            lost,
+            "write why the node cannot ship its final segment: the audit log keeps it",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Bans a node, or gives it up as lost. Ingest sees it in its next transaction. A node that ends in good
+/// order retires by its own final segment.
 ///
 /// # Errors
 /// When there is no such node or the database fails.
@@ -324,22 +365,12 @@ pub async fn set_node_state(
     if node.state.as_str() == state.as_str() {
         return Ok(node);
     }
-    if let NodeState::Banned { reason, .. } = &state
-        && reason.trim().is_empty()
-    {
-        return Err(CatalogError::Invalid {
-            what: "reason",
-            value: reason.clone(),
-            why: "write why the node is banned: it is told so, and the audit log keeps it"
-                .to_owned(),
-        }
-        .into());
-    }
+    check_state(&node, &state)?;
     store::nodes::set_state(&mut tx, node.id, &state, now).await?;
     let (action, detail) = match &state {
         NodeState::Active => ("node.activate", serde_json::json!({})),
         NodeState::Banned { reason, .. } => ("node.ban", serde_json::json!({ "reason": reason })),
-        NodeState::Retired { .. } => ("node.retire", serde_json::json!({})),
+        NodeState::Retired { lost, .. } => ("node.retire", serde_json::json!({ "lost": lost })),
     };
     let subject = node.id.to_string();
     audit::append(

@@ -62,10 +62,14 @@ pub(super) enum NodeCommand {
         #[arg(long)]
         reason: String,
     },
-    /// Say that a node's last segment has come.
+    /// Give up a node that will never ship its final segment; what it has not shipped is missing for ever.
+    /// One that can is retired by `tallystick-agent retire --yes` on its host.
     Retire {
         /// Id or name.
         node: String,
+        /// Why it is lost, for the audit log and the node's page.
+        #[arg(long, value_name = "REASON")]
+        lost: Option<String>,
     },
 }
 
@@ -100,8 +104,8 @@ impl NodeCommand {
                 let state = NodeState::Banned { at: now, reason };
                 set_node_state(store, &node, state, &session.actor, now).await?
             }
-            Self::Retire { node } => {
-                let state = NodeState::Retired { at: now };
+            Self::Retire { node, lost } => {
+                let state = NodeState::Retired { at: now, lost };
                 set_node_state(store, &node, state, &session.actor, now).await?
             }
         };

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use tallystick_common::failpoint;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::seal::VerifiedSegment;
-use tallystick_common::segment::Header;
+use tallystick_common::segment::{Header, Purpose};
 use tallystick_common::time::Timestamp;
 use tallystick_common::wire::{Position, RefusalReason};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -391,9 +391,35 @@ impl Committer {
         if counted {
             streams::insert_gaps(conn, node, row, &header.gaps).await?;
         }
+        if counted && header.purpose == Purpose::Final {
+            self.retire(conn, header, now).await?;
+        }
         self.book.extend(node, row, header);
         self.book.claim(header, counted);
         Ok(())
+    }
+
+    /// Its final segment is in: the node takes leave by its own signature.
+    async fn retire(
+        &mut self,
+        conn: &mut Connection,
+        header: &Header,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (at, node) = (header.covered_through, header.node);
+        let state = NodeState::Retired { at, lost: None };
+        nodes::set_state(conn, node, &state, now).await?;
+        let note = Note {
+            at: now,
+            actor: &format!("node:{node}"),
+            action: "node.retire",
+            subject: &node.to_string(),
+            detail: serde_json::json!({
+                "stream": header.stream, "seq": header.seq, "covered_through": at,
+            }),
+        };
+        audit::append(conn, &note).await?;
+        self.book.refresh_nodes(conn).await
     }
 
     async fn refuse(

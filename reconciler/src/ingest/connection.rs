@@ -21,7 +21,7 @@ use super::bulletin::Bulletin;
 use super::intake::{RefusedBytes, Stopped};
 use super::listener::FIRST_MESSAGE_WITHIN;
 use super::peer::{Line, Reader, Sender, Wire};
-use super::session::{Replies, Shown, judge_hello, judge_peer, judge_read, refused};
+use super::session::{Errand, Replies, Shown, judge_hello, judge_peer, judge_read, refused};
 use super::strangers::StrangerReason;
 use crate::store::nodes::{self, Node};
 use crate::store::{Store, StoreError};
@@ -131,7 +131,9 @@ impl Talk {
     async fn greet(&mut self, reader: &mut Reader) -> Result<Open, Parting> {
         let hello = self.first_message(reader).await?;
         let node = load(&self.services.store, self.shown.node).await?;
-        let judged = judge_peer(&self.shown, node.as_ref().map(|(node, _)| node));
+        let errand = self.errand(&hello, node.is_some()).await?;
+        let known = node.as_ref().map(|(node, _)| node);
+        let judged = judge_peer(&self.shown, known, errand);
         let (judged, keys) = match (judged.and_then(|()| judge_hello(&self.shown, &hello)), node) {
             (Ok(version), Some((_, keys))) => (version, keys),
             (Ok(_), None) => return Err(Parting::Failed),
@@ -168,6 +170,21 @@ impl Talk {
             keys,
             position,
         })
+    }
+
+    /// A node whose stream ends where the store's does brings nothing, and may lack a receipt.
+    async fn errand(&self, hello: &Hello, known: bool) -> Result<Errand, Parting> {
+        if !known {
+            return Ok(Errand::Bring);
+        }
+        let (node, stream) = (self.shown.node, hello.stream);
+        let position = self.services.intake.position(node, stream).await?;
+        Ok(
+            match position.head.is_some() && position == hello.position {
+                true => Errand::Fetch,
+                false => Errand::Bring,
+            },
+        )
     }
 
     async fn first_message(&self, reader: &mut Reader) -> Result<Hello, Parting> {

@@ -12,7 +12,7 @@ use tallystick_common::wire::{
 use super::Services;
 use super::listener::only_message;
 use super::peer::{Line, Wire};
-use super::session::{Shown, judge_peer, refused};
+use super::session::{Errand, Shown, judge_peer, refused};
 use super::strangers::StrangerReason;
 use crate::store::nodes;
 
@@ -70,7 +70,7 @@ async fn renew(shown: &Shown, request: &Renew, services: &Services) -> Result<Re
         nodes::by_id(&mut tx, shown.node).await
     };
     let node = node.await.map_err(|error| busy(&error))?;
-    judge_peer(shown, node.as_ref())?;
+    judge_peer(shown, node.as_ref(), Errand::Fetch)?;
     let now = services.now();
     let certificate = services
         .authority

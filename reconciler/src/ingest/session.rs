@@ -23,8 +23,21 @@ pub(super) struct Shown {
     pub(super) tls_key: PublicKey,
 }
 
+/// What a node comes for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// To bring segments.
+    Bring,
+    /// For what it is owed: a receipt of the last segment it sealed, or a certificate.
+    Fetch,
+}
+
 /// Whether the node that showed this certificate may talk to us; `node` is what the store knows of it.
-pub(super) fn judge_peer(shown: &Shown, node: Option<&Node>) -> Result<(), Refused> {
+pub(super) fn judge_peer(
+    shown: &Shown,
+    node: Option<&Node>,
+    errand: Errand,
+) -> Result<(), Refused> {
     let Some(node) = node else {
         return Err(refused(
             RefusalReason::UnknownNode,
@@ -41,7 +54,8 @@ pub(super) fn judge_peer(shown: &Shown, node: Option<&Node>) -> Result<(), Refus
             RefusalReason::Banned,
             format!("the node is banned since {at}: {reason}"),
         )),
-        NodeState::Retired { at } => Err(refused(
+        NodeState::Retired { .. } if errand == Errand::Fetch => Ok(()),
+        NodeState::Retired { at, .. } => Err(refused(
             RefusalReason::Retired,
             format!("the node is retired since {at}"),
         )),

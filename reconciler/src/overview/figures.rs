@@ -168,7 +168,7 @@ impl Facts {
             gaps: self.gaps_of(node.row).map(named).collect(),
             node: node.id,
             state: node.state.as_str().to_owned(),
-            lag: proved.map(|through| self.now.since(through)),
+            lag: proved.map(|through| node.owes_through(self.now).since(through)),
             last_segment: last.map(|row| LastSegment {
                 stream: row.stream,
                 seq: row.seq,
@@ -192,7 +192,8 @@ impl Facts {
         let gaps = self.gaps_of(node.row).map(|gap| gap.span).collect();
         let doubted = self.doubted.iter().filter(|(of, _)| *of == node.row);
         let doubted = doubted.map(|(_, time)| *time).collect();
-        let length = self.now.since(self.today.max(node.enrolled_at));
+        let through = node.owes_through(self.now);
+        let length = through.since(self.today.max(node.enrolled_at));
         coverage::of(control, gaps, doubted, length)
     }
 }

@@ -26,10 +26,12 @@ pub enum NodeState {
         /// Why.
         reason: String,
     },
-    /// Not any more: its last segment has come.
+    /// Not any more: its final segment has come, or somebody said that it never will.
     Retired {
-        /// Since when.
+        /// Up to when its final segment accounts for time, else when it was given up.
         at: Timestamp,
+        /// Why it was given up, if it was: what it had not shipped is missing for good.
+        lost: Option<String>,
     },
 }
 
@@ -76,6 +78,17 @@ pub struct Node {
     pub enrolled_at: Timestamp,
     /// When the last segment of one of its streams was admitted.
     pub last_seen_at: Option<Timestamp>,
+}
+
+impl Node {
+    /// Up to when it has to account for time that ends at `to`: one that ended in good order to its end.
+    #[must_use]
+    pub fn owes_through(&self, to: Timestamp) -> Timestamp {
+        match self.state {
+            NodeState::Retired { at, lost: None } => at.min(to),
+            _ => to,
+        }
+    }
 }
 
 /// Appends a signed record to a node's history.
@@ -156,7 +169,7 @@ pub async fn set_state(
     let (at, reason) = match state {
         NodeState::Active => (now, None),
         NodeState::Banned { at, reason } => (*at, Some(reason.as_str())),
-        NodeState::Retired { at } => (*at, None),
+        NodeState::Retired { at, lost } => (*at, lost.as_deref()),
     };
     let changed = sqlx::query(
         "UPDATE nodes SET state = $1, state_at = $2, state_reason = $3 WHERE node = $4",
@@ -232,7 +245,10 @@ fn read(row: &SqliteRow) -> Result<Node, StoreError> {
                 reason: reason.unwrap_or_default(),
             }
         }
-        "retired" => NodeState::Retired { at: state_at },
+        "retired" => NodeState::Retired {
+            at: state_at,
+            lost: row.try_get("state_reason")?,
+        },
         other => return Err(StoreError::damaged("nodes.state", other)),
     };
     Ok(Node {

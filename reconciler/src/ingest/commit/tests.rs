@@ -273,6 +273,43 @@ async fn a_ban_by_another_process_acts_in_the_next_transaction() {
 }
 
 #[tokio::test]
+async fn a_final_segment_retires_its_node_and_nothing_is_taken_after_it() {
+    let (_folder, store) = store().await;
+    let mut agent = Agent::new(1, 2).enrolled(&store).await;
+    let mut committer = committer(&store);
+    accepted(&mut committer, &agent.next(60, 10)).await;
+    let mut last = agent.draft(60, 5);
+    last.header.purpose = Purpose::Final;
+    for part in &mut last.parts {
+        part.closed = Some(CloseReason::StreamEnd);
+    }
+    let last = agent.seal(&last);
+    let after = agent.next(60, 1);
+    let verdicts = commit(&mut committer, &[&last, &after]).await;
+    assert_eq!(verdicts[0], Some(Verdict::Accepted));
+    let Some(Verdict::Refused(refusal)) = &verdicts[1] else {
+        panic!("{verdicts:?}")
+    };
+    assert_eq!(refusal.reason, RefusalReason::Retired);
+    let mut tx = store.read().await.unwrap();
+    let node = nodes::by_id(&mut tx, agent.node).await.unwrap().unwrap();
+    let retired = NodeState::Retired {
+        at: at(120),
+        lost: None,
+    };
+    assert_eq!(node.state, retired);
+    assert_eq!(
+        count(
+            &store,
+            "SELECT COUNT(*) FROM audit WHERE action = 'node.retire' AND actor LIKE 'node:%'"
+        )
+        .await,
+        1
+    );
+    assert_eq!(cpu_of(&store, 180).await, 15);
+}
+
+#[tokio::test]
 async fn a_stranger_s_segment_is_refused() {
     let (_folder, store) = store().await;
     let mut agent = Agent::new(1, 2);
