@@ -14,4 +14,5 @@ pub mod http;
 pub mod poll;
 pub mod process;
 pub mod sides;
+pub mod vm;
 pub mod world;
