@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod draw;
 pub mod fixture;
 pub mod group;
+pub mod halves;
 pub mod http;
 pub mod poll;
 pub mod process;

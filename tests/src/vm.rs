@@ -172,8 +172,6 @@ pub struct Machine<'a> {
     pub disk: &'a Path,
     /// Its memory.
     pub megabytes: u32,
-    /// Read and write requests a second that its disk can take; 0 for as many as come.
-    pub disk_requests: u32,
     /// `KEY=VALUE KEY=VALUE`, in the job's environment.
     pub parameters: &'a str,
 }
@@ -204,7 +202,6 @@ impl Vm {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("monitor");
         let (disk, socket_at) = (machine.disk.display(), socket.display());
-        let requests = machine.disk_requests;
         let append = format!("console=ttyS0 quiet panic=-1 {}", machine.parameters);
         let mut command = Command::new(program("qemu-system-x86_64")?);
         command
@@ -230,9 +227,7 @@ impl Vm {
             .arg(machine.initramfs)
             .args(["-append", &append])
             .arg("-drive")
-            .arg(format!(
-                "id=disk,file={disk},format=raw,if=none,throttling.iops-total={requests}"
-            ))
+            .arg(format!("id=disk,file={disk},format=raw,if=none"))
             .args(["-device", "virtio-blk-pci,drive=disk"])
             .args(["-netdev", "user,id=net"])
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
@@ -285,7 +280,9 @@ impl Vm {
     /// # Errors
     /// When qemu does not say.
     pub fn disk_work(&mut self) -> anyhow::Result<DiskWork> {
-        let answer = self.monitor.ask("query-blockstats")?;
+        let answer = self
+            .monitor
+            .ask(&json!({ "execute": "query-blockstats" }))?;
         let stats = &answer[0]["stats"];
         let count = |key: &str| {
             stats[key]
@@ -296,6 +293,19 @@ impl Vm {
             writes: count("wr_operations")?,
             flushes: count("flush_operations")?,
         })
+    }
+
+    /// From now on its disk takes so many writes a second.
+    ///
+    /// # Errors
+    /// When qemu does not do it.
+    pub fn slow_disk(&mut self, writes: u32) -> anyhow::Result<()> {
+        let limits = json!({
+            "device": "disk", "bps": 0, "bps_rd": 0, "bps_wr": 0,
+            "iops": 0, "iops_rd": 0, "iops_wr": writes,
+        });
+        let order = json!({ "execute": "block_set_io_throttle", "arguments": limits });
+        self.monitor.ask(&order).map(drop)
     }
 
     /// Pulls the plug: SIGKILL to qemu. What it had said.
@@ -340,13 +350,13 @@ impl Monitor {
         let mut monitor = Self {
             lines: BufReader::new(stream),
         };
-        monitor.ask("qmp_capabilities")?;
+        monitor.ask(&json!({ "execute": "qmp_capabilities" }))?;
         Ok(monitor)
     }
 
     /// Events and the greeting are passed over.
-    fn ask(&mut self, command: &str) -> anyhow::Result<Value> {
-        writeln!(self.lines.get_mut(), "{}", json!({ "execute": command }))?;
+    fn ask(&mut self, command: &Value) -> anyhow::Result<Value> {
+        writeln!(self.lines.get_mut(), "{command}")?;
         loop {
             let mut line = String::new();
             ensure!(self.lines.read_line(&mut line)? > 0, "qemu has gone");

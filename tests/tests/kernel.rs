@@ -462,7 +462,6 @@ fn all_of_this_holds_on_cgroup_v2_in_a_virtual_machine() {
         initramfs: &initramfs,
         disk: &disk,
         megabytes: 1024,
-        disk_requests: 0,
         parameters: "",
     });
     let said = machine.unwrap().end(MACHINE_PATIENCE).unwrap();
