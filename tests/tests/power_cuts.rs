@@ -15,7 +15,7 @@ use serde_json::Value;
 use tallystick_agent::identity::Identity;
 use tallystick_common::ids::{Hash, Seq};
 use tallystick_common::meter::Meter;
-use tallystick_common::reading::{Cause, Interval};
+use tallystick_common::reading::{Cause, Gap, Interval};
 use tallystick_common::seal::{SealedSegment, VerifiedSegment};
 use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 use tallystick_tests::draw::Draw;
@@ -426,7 +426,8 @@ fn ten_power_cuts_in_the_middle_of_sealing_lose_nothing_sealed_and_bill_nothing_
     the_kernel_bears_it_out(&run.lives, &lives);
     let last = lives.last().unwrap();
     assert_eq!(last.billed(), last_word, "ended well: to the microsecond");
-    what_was_lost_is_shown(&run.lives, &lives);
+    let gaps = what_was_lost_is_shown(&run.lives, &lives);
+    the_first_page_names(&gaps, &api.get("/v1/overview").unwrap());
     let sealing = run.lives.iter().filter(|life| life.sealing).count();
     assert!(
         sealing * 2 > CUTS,
@@ -519,7 +520,7 @@ fn the_kernel_bears_it_out(lives: &[Life], sealed: &[Sealed<'_>]) {
 
 /// From the last sealed instant to the first sample of the next boot nothing is claimed to be measured: it is
 /// a gap, and there is no other.
-fn what_was_lost_is_shown(lives: &[Life], sealed: &[Sealed<'_>]) {
+fn what_was_lost_is_shown(lives: &[Life], sealed: &[Sealed<'_>]) -> Vec<Gap> {
     println!("\n no.  reconciler  segments  lost ms  how");
     for (number, (life, now)) in lives.iter().zip(sealed).enumerate().take(CUTS) {
         let lost = life.cut_at.saturating_sub(now.through());
@@ -552,8 +553,22 @@ fn what_was_lost_is_shown(lives: &[Life], sealed: &[Sealed<'_>]) {
         assert_eq!(gap.cause, Cause::NodeDown);
     }
     let headers = sealed.iter().flat_map(|sealed| &sealed.segments);
-    let gaps = headers
-        .map(|segment| segment.header().gaps.len())
-        .sum::<usize>();
-    assert_eq!(gaps, CUTS, "one for each cut");
+    let gaps: Vec<Gap> = headers
+        .flat_map(|segment| segment.header().gaps.clone())
+        .collect();
+    assert_eq!(gaps.len(), CUTS, "one for each cut");
+    gaps
+}
+
+/// The reconciler shows them, as far as they are of today.
+fn the_first_page_names(gaps: &[Gap], overview: &Value) {
+    let today = text(overview, "today").parse().unwrap();
+    let named = overview["nodes"][0]["gaps"].as_array().unwrap();
+    for gap in gaps.iter().filter(|gap| gap.from >= today) {
+        let from = gap.from.to_string();
+        let found = named.iter().find(|named| text(named, "from") == from);
+        let found = found.unwrap_or_else(|| panic!("{gap:?} is not in {named:?}"));
+        assert_eq!(text(found, "to"), gap.to.to_string());
+        assert_eq!(text(found, "cause"), "node_down");
+    }
 }
