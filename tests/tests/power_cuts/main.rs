@@ -6,7 +6,9 @@
 //! halves, and the kernel's counters as the machine printed them until the last moment, are held against
 //! each other.
 
-use std::cell::Cell;
+mod checks;
+mod life;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -14,8 +16,6 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use serde_json::Value;
 use tallystick_agent::identity::Identity;
 use tallystick_common::ids::{Hash, Seq};
-use tallystick_common::meter::Meter;
-use tallystick_common::reading::{Cause, Gap, Interval};
 use tallystick_common::seal::{SealedSegment, VerifiedSegment};
 use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 use tallystick_tests::draw::Draw;
@@ -25,17 +25,14 @@ use tallystick_tests::process::binary;
 use tallystick_tests::sides::Sides;
 use tallystick_tests::vm::{self, DiskWork, Image, Machine, Vm};
 
+use checks::Sealed;
+use life::{Clock, Life, after, seen};
+
 const CUTS: usize = 10;
 const GROUP: &str = "metered";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of the slow disk: a seal takes a few.
 const WRITES_A_SECOND: u32 = 5;
-const PROCESSORS: u64 = 2;
-/// Between reading a counter and noting the time, on either side.
-const SLACK_US: u64 = 150_000;
-/// What a cut may cost of integrals: one sealing interval of a second, and as long as the next one's seal is
-/// under way, on a slow disk and in a machine that may have to wait for its turn.
-const LOST_MAX_US: u64 = 3_000_000;
 
 /// Where a cut strikes.
 #[derive(Debug, Clone, Copy)]
@@ -44,56 +41,6 @@ enum Strike {
     At(&'static str, u64),
     /// After the first write of a seal and so many more are completed, on a slow disk.
     Writing(u64),
-}
-
-/// What the machine printed at one moment.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    used: u128,
-    at: u64,
-    sealed: u64,
-    receipted: Option<u64>,
-}
-
-/// One life of the machine.
-#[derive(Debug)]
-struct Life {
-    how: String,
-    away: bool,
-    boot: String,
-    seen: Vec<Seen>,
-    /// When it ended, by the machine's own clock.
-    cut_at: u64,
-    /// Whether that was before a seal had come to its end.
-    sealing: bool,
-    /// Whether it found again what the life before had written and not synced.
-    found_unsynced: bool,
-}
-
-/// The machine's clock as told by this host's: it is behind by the least that a line was old when read.
-#[derive(Debug, Default)]
-struct Clock(Cell<Option<(u64, u64)>>);
-
-impl Clock {
-    fn look(&self, said: &str) {
-        let Some(last) = said.lines().rev().find_map(seen) else {
-            return;
-        };
-        let behind = now_us().saturating_sub(last.at);
-        match self.0.get() {
-            Some((at, _)) if at == last.at => {}
-            Some((_, least)) => self.0.set(Some((last.at, least.min(behind)))),
-            None => self.0.set(Some((last.at, behind))),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        now_us().saturating_sub(self.0.get().map_or(0, |(_, behind)| behind))
-    }
-}
-
-fn now_us() -> u64 {
-    u64::try_from(UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap()
 }
 
 struct Run {
@@ -123,7 +70,7 @@ impl Run {
     }
 
     fn make_image(&self) {
-        let image = Image::new(include_str!("../vm/power_cuts.sh")).unwrap();
+        let image = Image::new(include_str!("../../vm/power_cuts.sh")).unwrap();
         let agent = binary("tallystick-agent");
         image.program(agent, "tallystick-agent").unwrap();
         image.program("/bin/date", "bin/date").unwrap();
@@ -277,22 +224,6 @@ impl Run {
     }
 }
 
-impl Life {
-    fn of(said: &str, how: String, cut_at: u64) -> Self {
-        // Enrolled, and no agent runs: whatever the cut before it left.
-        assert_eq!(after(said, "STATUS ").as_deref(), Some("6"), "{said}");
-        Self {
-            how,
-            away: false,
-            sealing: false,
-            boot: after(said, "BOOT ").unwrap(),
-            seen: said.lines().filter_map(seen).collect(),
-            cut_at,
-            found_unsynced: after(said, "UNSYNCED ").unwrap() != "0",
-        }
-    }
-}
-
 /// Slows the disk down in a rest between two seals, and waits for it to be at work again; gives what it had
 /// done in all when it rested.
 fn until_at_work(vm: &mut Vm, end: Instant) -> DiskWork {
@@ -313,80 +244,6 @@ fn until_at_work(vm: &mut Vm, end: Instant) -> DiskWork {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// `SEEN used time sealed receipted`, whole.
-fn seen(line: &str) -> Option<Seen> {
-    let mut words = line.strip_prefix("SEEN ")?.split(' ');
-    let used = words.next()?.parse().ok()?;
-    let at = words.next()?.parse().ok()?;
-    let sealed = words.next()?.parse().ok()?;
-    let receipted = words.next()?.parse().ok();
-    Some(Seen {
-        used,
-        at,
-        sealed,
-        receipted,
-    })
-}
-
-/// The rest of the first whole line that begins so.
-fn after(said: &str, key: &str) -> Option<String> {
-    let whole = said.rsplit_once('\n')?.0;
-    let found = whole.lines().find_map(|line| line.strip_prefix(key));
-    found.map(|rest| rest.trim().to_owned())
-}
-
-/// What was sealed in one life of the machine.
-struct Sealed<'a> {
-    segments: Vec<&'a VerifiedSegment>,
-}
-
-impl Sealed<'_> {
-    fn through(&self) -> u64 {
-        let last = self.segments.last().unwrap();
-        last.header().covered_through.as_micros()
-    }
-
-    fn first(&self) -> u64 {
-        self.segments[0].header().seq.0
-    }
-
-    fn next(&self) -> u64 {
-        self.first() + self.segments.len() as u64
-    }
-
-    /// The CPU time of the group that was billed from it.
-    fn billed(&self) -> u128 {
-        let intervals = intervals(&self.segments, &format!("cgroup/{GROUP}"), Meter::CPU_TIME);
-        intervals.iter().map(|interval| interval.quantity).sum()
-    }
-}
-
-fn intervals(segments: &[&VerifiedSegment], workload: &str, meter: Meter) -> Vec<Interval> {
-    let mut found = Vec::new();
-    for block in segments.iter().flat_map(|segment| segment.blocks()) {
-        if block.workload.as_str() == workload {
-            for run in block.runs().iter().filter(|run| run.meter == meter) {
-                found.extend(block.intervals(run));
-            }
-        }
-    }
-    found
-}
-
-/// The kernel's counter at `at` was between these, by what was printed before and after.
-fn bracket(seen: &[Seen], at: u64) -> (u128, u128) {
-    let before = seen.iter().rev().find(|seen| seen.at + SLACK_US <= at);
-    let mut pairs = seen.windows(2);
-    let later = pairs.find(|pair| pair[0].at >= at + SLACK_US);
-    let last = seen.last().unwrap();
-    // Printed nothing any more: then as much as its processors can at most.
-    let at_most = last.used + u128::from((at + SLACK_US).saturating_sub(last.at) * PROCESSORS);
-    (
-        before.map_or(0, |seen| seen.used),
-        later.map_or(at_most, |pair| pair[1].used),
-    )
 }
 
 #[test]
@@ -421,13 +278,13 @@ fn ten_power_cuts_in_the_middle_of_sealing_lose_nothing_sealed_and_bill_nothing_
 
     let verified = |segment: SealedSegment| segment.verify(&identity.key_ring()).unwrap();
     let segments: Vec<VerifiedSegment> = stored.into_iter().map(verified).collect();
-    let lives = by_life(&run.lives, &segments);
-    nothing_sealed_was_lost(&run.lives, &lives);
-    the_kernel_bears_it_out(&run.lives, &lives);
+    let lives = checks::by_life(&run.lives, &segments);
+    checks::nothing_sealed_was_lost(&run.lives, &lives);
+    checks::the_kernel_bears_it_out(&run.lives, &lives);
     let last = lives.last().unwrap();
     assert_eq!(last.billed(), last_word, "ended well: to the microsecond");
-    let gaps = what_was_lost_is_shown(&run.lives, &lives);
-    the_first_page_names(&gaps, &api.get("/v1/overview").unwrap());
+    let gaps = checks::what_was_lost_is_shown(&run.lives, &lives);
+    checks::the_first_page_names(&gaps, &api.get("/v1/overview").unwrap());
     let sealing = run.lives.iter().filter(|life| life.sealing).count();
     assert!(
         sealing * 2 > CUTS,
@@ -469,106 +326,4 @@ fn plan(draw: &mut Draw) -> Vec<(Strike, bool)> {
     ]);
     draw.shuffle(&mut plan);
     plan
-}
-
-/// The segments of each life, by the boot in their headers.
-fn by_life<'a>(lives: &[Life], segments: &'a [VerifiedSegment]) -> Vec<Sealed<'a>> {
-    let sealed = |life: &Life| Sealed {
-        segments: segments
-            .iter()
-            .filter(|segment| segment.header().boot.to_string() == life.boot)
-            .collect(),
-    };
-    let found: Vec<Sealed<'_>> = lives.iter().map(sealed).collect();
-    let all: usize = found.iter().map(|sealed| sealed.segments.len()).sum();
-    assert_eq!(all, segments.len(), "each segment is of one boot");
-    found
-}
-
-/// What the agent had said to be sealed before the cut is there, as that life sealed it.
-fn nothing_sealed_was_lost(lives: &[Life], sealed: &[Sealed<'_>]) {
-    let mut next = 0;
-    for (life, sealed) in lives.iter().zip(sealed) {
-        assert_eq!(sealed.first(), next, "{life:?}");
-        next = sealed.next();
-        let said = life.seen.last().unwrap().sealed;
-        assert!(
-            said <= next,
-            "I2: {said} were sealed, {next} are left; {}",
-            life.how
-        );
-    }
-}
-
-/// At the end of each life's last segment the kernel had counted what was billed of that life.
-fn the_kernel_bears_it_out(lives: &[Life], sealed: &[Sealed<'_>]) {
-    for (life, sealed) in lives.iter().zip(sealed) {
-        let (low, high) = bracket(&life.seen, sealed.through());
-        let billed = sealed.billed();
-        assert!(
-            billed <= high,
-            "I7: billed {billed} of at most {high}; {}",
-            life.how
-        );
-        assert!(
-            billed >= low,
-            "billed {billed} of at least {low}; {}",
-            life.how
-        );
-    }
-}
-
-/// From the last sealed instant to the first sample of the next boot nothing is claimed to be measured: it is
-/// a gap, and there is no other.
-fn what_was_lost_is_shown(lives: &[Life], sealed: &[Sealed<'_>]) -> Vec<Gap> {
-    println!("\n no.  reconciler  segments  lost ms  how");
-    for (number, (life, now)) in lives.iter().zip(sealed).enumerate().take(CUTS) {
-        let lost = life.cut_at.saturating_sub(now.through());
-        println!(
-            "{:>4}  {:10}  {:>8}  {:>7}  {}",
-            number + 1,
-            if life.away { "away" } else { "there" },
-            now.segments.len(),
-            lost / 1000,
-            life.how
-        );
-        assert!(
-            lost <= LOST_MAX_US,
-            "{lost} µs of integrals are lost; {}",
-            life.how
-        );
-        let next = &sealed[number + 1].segments;
-        let [gap] = next[0].header().gaps.as_slice() else {
-            panic!("one gap for one cut: {:?}", next[0].header())
-        };
-        assert_eq!(
-            gap.from.as_micros(),
-            now.through(),
-            "from what is sealed on"
-        );
-        assert!(
-            gap.to.as_micros() > life.cut_at,
-            "until after the cut: {gap:?}"
-        );
-        assert_eq!(gap.cause, Cause::NodeDown);
-    }
-    let headers = sealed.iter().flat_map(|sealed| &sealed.segments);
-    let gaps: Vec<Gap> = headers
-        .flat_map(|segment| segment.header().gaps.clone())
-        .collect();
-    assert_eq!(gaps.len(), CUTS, "one for each cut");
-    gaps
-}
-
-/// The reconciler shows them, as far as they are of today.
-fn the_first_page_names(gaps: &[Gap], overview: &Value) {
-    let today = text(overview, "today").parse().unwrap();
-    let named = overview["nodes"][0]["gaps"].as_array().unwrap();
-    for gap in gaps.iter().filter(|gap| gap.from >= today) {
-        let from = gap.from.to_string();
-        let found = named.iter().find(|named| text(named, "from") == from);
-        let found = found.unwrap_or_else(|| panic!("{gap:?} is not in {named:?}"));
-        assert_eq!(text(found, "to"), gap.to.to_string());
-        assert_eq!(text(found, "cause"), "node_down");
-    }
 }
