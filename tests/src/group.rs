@@ -100,6 +100,27 @@ impl Group {
         Some(usage.trim().parse::<u128>().ok()?.saturating_sub(inactive?))
     }
 
+    /// Bytes read and written, reads and writes of whole disks with hardware of their own, real or virtual;
+    /// `None` where the kernel counts none for it.
+    #[must_use]
+    pub fn disk(&self) -> Option<[u128; 4]> {
+        if let Some(text) = self.read("io.stat") {
+            let keys = ["rbytes=", "wbytes=", "rios=", "wios="];
+            return sum(&text, |fields| {
+                keys.map(|key| fields.iter().find_map(|field| field.strip_prefix(key)))
+            });
+        }
+        let of = |file: &str| {
+            let text = self.read(&format!("blkio.throttle.{file}_recursive"))?;
+            sum(&text, |fields| {
+                let of = |kind| (fields[0] == kind).then(|| fields[1]);
+                [of("Read"), of("Write"), None, None]
+            })
+        };
+        let (bytes, operations) = (of("io_service_bytes")?, of("io_serviced")?);
+        Some([bytes[0], bytes[1], operations[0], operations[1]])
+    }
+
     /// Whether the last process has left it: from then on its counters stand still.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -126,6 +147,26 @@ fn keyed(text: &str, key: &str) -> Option<u128> {
     let mut lines = text.lines();
     let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
     value.trim().parse().ok()
+}
+
+/// Over the lines of devices that count: `MAJOR:MINOR FIELD FIELD…`.
+fn sum<'a>(
+    text: &'a str,
+    figures: impl Fn(&[&'a str]) -> [Option<&'a str>; 4],
+) -> Option<[u128; 4]> {
+    let mut sums = None;
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let device = Path::new("/sys/dev/block").join(fields[0]).join("device");
+        if fields.len() < 3 || !device.exists() {
+            continue;
+        }
+        let sums = sums.get_or_insert([0; 4]);
+        for (sum, figure) in sums.iter_mut().zip(figures(&fields[1..])) {
+            *sum += figure.map_or(0, |figure| figure.parse().expect("a number"));
+        }
+    }
+    sums
 }
 
 impl Drop for Group {

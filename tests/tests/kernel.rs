@@ -3,6 +3,9 @@
 //! An agent with its buffer and no reconciler: what it sealed is read from its own folder and verified
 //! from the first segment to the last. Loads are stress-ng's and the shell's. What this machine's kernel
 //! does not count is skipped, and said.
+//!
+//! The last test runs this same binary in a virtual machine, where control groups are of version 2 with all
+//! controllers: there, nothing that version 2 counts may be skipped.
 
 use std::process::Command;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -20,6 +23,7 @@ use tallystick_tests::group::Group;
 use tallystick_tests::poll;
 use tallystick_tests::process::{Process, binary};
 use tallystick_tests::sides::Sides;
+use tallystick_tests::vm::{self, Machine, Vm};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -124,6 +128,19 @@ fn until_empty(group: &Group) {
     });
 }
 
+/// The kernel's figure of CPU time once it stands still: a process is gone from the list before it has
+/// used the last of it.
+fn settled(group: &Group) -> u128 {
+    until_empty(group);
+    let mut before = None;
+    poll::until(PATIENCE, "the end of all use", || {
+        let now = Some(group.cpu_time());
+        let still = now == before;
+        before = now;
+        now.filter(|_| still)
+    })
+}
+
 fn has_stress_ng() -> bool {
     let found = Command::new("stress-ng").arg("--version").output().is_ok();
     if !found {
@@ -140,25 +157,46 @@ fn what_stress_ng_uses_is_billed_to_the_microsecond() {
         return;
     };
     run(&mut group.shell("exec stress-ng --quiet --cpu 2 --fork 1 --switch 1 --timeout 6"));
-    until_empty(&group);
-    let kernel = group.cpu_time();
+    let kernel = settled(&group);
     alone.stop();
     let report = alone.report();
     let billed = billed(&report, &group.workload(), Meter::CPU_TIME);
     println!("kernel {kernel} µs, billed {billed} µs");
     assert!(kernel > 1_000_000, "it worked");
     assert_eq!(billed, kernel);
-    disk_is_billed_as_counted(&group, &report);
 }
 
-/// Where v1 counts disks at all, which newer kernels do only while something throttles.
-fn disk_is_billed_as_counted(group: &Group, report: &Report) {
-    let metered = |register: &&tallystick_common::verify::RegisterTotal| {
-        register.workload.as_str() == group.workload() && register.meter == Meter::DISK_WRITE
+#[test]
+fn disk_use_is_billed_to_the_byte_where_the_kernel_counts_it() {
+    let name = name_of("disk");
+    let mut alone = Alone::start(&[&name]);
+    let Some(group) = Group::make(&name).filter(|_| has_stress_ng()) else {
+        return;
     };
-    if !report.registers.iter().any(|register| metered(&register)) {
+    let folder = tempfile::tempdir().unwrap();
+    // What it left to be written later is written before it ends, and is its own still.
+    run(&mut group.shell(&format!(
+        "cd {:?} && stress-ng --quiet --hdd 1 --hdd-bytes 8M --hdd-opts wr-seq,rd-seq,direct --hdd-ops 400 \
+         && head -c 5000000 /dev/urandom > late && sync",
+        folder.path()
+    )));
+    until_empty(&group);
+    let Some(kernel) = group.disk() else {
         println!("SKIPPED: this kernel counts no disk bytes of control groups");
-    }
+        return;
+    };
+    alone.stop();
+    let report = alone.report();
+    let meters = [
+        Meter::DISK_READ,
+        Meter::DISK_WRITE,
+        Meter::DISK_READ_OPS,
+        Meter::DISK_WRITE_OPS,
+    ];
+    let billed = meters.map(|meter| billed(&report, &group.workload(), meter));
+    println!("bytes read and written, reads and writes: kernel {kernel:?}, billed {billed:?}");
+    assert!(kernel[0] > 1_000_000 && kernel[1] > 5_000_000, "it worked");
+    assert_eq!(billed, kernel);
 }
 
 #[test]
@@ -172,8 +210,7 @@ fn short_lived_children_of_a_metered_group_are_billed_to_the_microsecond() {
     run(&mut group.shell(
         "n=0; while [ $n -lt 400 ]; do sh -c 'i=0; while [ $i -lt 500 ]; do i=$((i+1)); done'; n=$((n+1)); done",
     ));
-    until_empty(&group);
-    let kernel = group.cpu_time();
+    let kernel = settled(&group);
     alone.stop();
     let billed = billed(&alone.report(), &group.workload(), Meter::CPU_TIME);
     println!("400 children: kernel {kernel} µs, billed {billed} µs");
@@ -249,6 +286,9 @@ fn memory_held_is_billed_within_a_hundredth_of_an_independent_sampling() {
 /// Rounds of the shell that take some 3 ms.
 const MOMENT: u32 = 4_000;
 
+/// What a process may still use between leaving the list of its group and its end.
+const LAST_BREATH_US: u128 = 200;
+
 /// Uses CPU for so many rounds in a new group, and removes it `after` its last process left.
 fn live_and_die(group: Option<Group>, rounds: u32, after: Duration) -> Option<u128> {
     let group = group?;
@@ -256,9 +296,8 @@ fn live_and_die(group: Option<Group>, rounds: u32, after: Duration) -> Option<u1
         "i=0; while [ $i -lt {rounds} ]; do i=$((i+1)); done"
     )));
     until_empty(&group);
-    let used = group.cpu_time();
     std::thread::sleep(after);
-    Some(used)
+    Some(group.cpu_time())
 }
 
 #[test]
@@ -286,7 +325,7 @@ fn two_hundred_groups_come_and_go_while_the_agent_is_killed_and_their_slice_is_e
     if alone.0.agent.is_none() {
         alone.resume();
     }
-    let kernel = slice.cpu_time();
+    let kernel = settled(&slice);
     alone.stop();
     let report = alone.report();
     let billed = billed(&report, &slice.workload(), Meter::CPU_TIME);
@@ -340,7 +379,11 @@ fn groups_between_two_samples_are_billed_by_themselves_where_the_kernel_announce
         MOMENT,
         Duration::ZERO,
     );
-    assert!(at_once.is_none_or(|(used, billed)| billed <= used), "I7");
+    let at_most = |used| used + 50 * LAST_BREATH_US;
+    assert!(
+        at_once.is_none_or(|(used, billed)| billed <= at_most(used)),
+        "I7"
+    );
 }
 
 #[test]
@@ -389,4 +432,51 @@ fn config_check_names_groups_of_this_host_that_lie_in_one_another() {
     assert_eq!(code, Some(0), "{said}");
     drop(inner);
     assert_eq!(check(&globs, "").0, Some(0));
+}
+
+/// How long a machine in software takes for all of the above, on a busy host.
+const MACHINE_PATIENCE: Duration = Duration::from_secs(400);
+
+#[test]
+fn all_of_this_holds_on_cgroup_v2_in_a_virtual_machine() {
+    if !vm::available() || !has_stress_ng() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let job = "/kernel --test-threads=1 --nocapture --skip virtual_machine";
+    let image = vm::Image::new(job).unwrap();
+    for name in ["tallystick-agent", "tallystick-reconciler"] {
+        image.program(binary(name), name).unwrap();
+    }
+    image
+        .program(std::env::current_exe().unwrap(), "kernel")
+        .unwrap();
+    let stress = vm::program("stress-ng").unwrap();
+    image.program(stress, "bin/stress-ng").unwrap();
+    let (initramfs, disk) = (
+        image.pack(folder.path()).unwrap(),
+        folder.path().join("disk"),
+    );
+    vm::format(&disk, 512, None).unwrap();
+    let machine = Vm::start(&Machine {
+        initramfs: &initramfs,
+        disk: &disk,
+        megabytes: 1024,
+        parameters: "",
+    });
+    let said = machine.unwrap().end(MACHINE_PATIENCE).unwrap();
+    println!("{said}");
+    assert!(
+        said.contains("THE JOB ENDED 0") && !said.contains(" 0 passed"),
+        "all passed"
+    );
+    // Only what is of version 1 may be missing there.
+    let skipped: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("SKIPPED"))
+        .collect();
+    assert!(
+        skipped.iter().all(|line| line.contains("cgroup/pids\"]")),
+        "{skipped:?}"
+    );
 }

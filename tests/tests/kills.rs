@@ -12,12 +12,10 @@ use tallystick_agent::buffer::{Buffer, Settings};
 use tallystick_agent::identity::Identity;
 use tallystick_agent::status::LinkStatus;
 use tallystick_common::ids::{Hash, Seq, StreamId};
-use tallystick_common::meter::{Kind, Meter};
 use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
-use tallystick_common::verify::{Report, Verifier};
-use tallystick_reconciler::store::{Store, streams};
 use tallystick_tests::cgroup::Cgroup;
 use tallystick_tests::draw::Draw;
+use tallystick_tests::halves::{self, Sums, add, holds_i1, holds_i2, number, text};
 use tallystick_tests::poll;
 use tallystick_tests::process::Process;
 use tallystick_tests::sides::{Sides, failpoints};
@@ -267,59 +265,9 @@ fn random_kills(draw: &mut Draw, count: usize) -> Vec<(Who, Moment)> {
     kills
 }
 
-/// Sums by workload and meter: of counters and integrals; for peaks the maximum.
-type Sums = BTreeMap<(String, String), u128>;
-
-fn add(sums: &mut Sums, workload: &str, meter: Meter, value: u128) {
-    let sum = sums
-        .entry((workload.to_owned(), meter.name().to_owned()))
-        .or_default();
-    *sum = match meter.kind() {
-        Kind::Peak => (*sum).max(value),
-        _ => *sum + value,
-    };
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key]
-        .as_str()
-        .unwrap_or_else(|| panic!("{key} is a text in {value}"))
-}
-
-fn number(value: &Value, key: &str) -> u128 {
-    text(value, key).parse().unwrap()
-}
-
 fn now() -> Timestamp {
     let since = std::time::UNIX_EPOCH.elapsed().unwrap();
     Timestamp::EPOCH.saturating_add(since.into())
-}
-
-/// What the sealed bytes in the store say, checked from the first to the last.
-fn replayed(sides: &Sides) -> Report {
-    let identity = Identity::load(&sides.agent_data()).unwrap().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let path = sides.reconciler_data().join(Store::FILE_NAME);
-        let store = Store::open(&path).await.unwrap();
-        let mut tx = store.read().await.unwrap();
-        let found = streams::all(&mut tx).await.unwrap();
-        let [stream] = found.as_slice() else {
-            panic!("one stream: {found:?}")
-        };
-        let mut verifier = Verifier::new(identity.key_ring(), None);
-        let segments = streams::segments_from(&mut tx, stream.row, Seq::FIRST, u32::MAX);
-        for segment in segments.await.unwrap() {
-            assert!(segment.counted, "segment {} is not counted", segment.seq);
-            verifier.segment(segment.bytes).unwrap();
-        }
-        drop(tx);
-        store.close().await;
-        verifier.report().unwrap()
-    })
 }
 
 /// Lets everything arrive and stops the agent in good order.
@@ -412,20 +360,12 @@ fn fifty_kills_lose_nothing_and_bill_nothing_twice() {
             reading,
         );
     }
-    let sealed = replayed(sides);
+    let identity = Identity::load(&sides.agent_data()).unwrap().unwrap();
+    let sealed = halves::replayed(&identity, &halves::stored(sides));
     assert_eq!(sealed.segments, status.next_seq.0);
-    let mut measured = Sums::new();
-    for register in &sealed.registers {
-        assert_eq!(register.opening, 0, "an odometer begins at 0: {register:?}");
-        add(
-            &mut measured,
-            register.workload.as_str(),
-            register.meter,
-            register.closing,
-        );
-    }
+    let measured = halves::measured(&sealed);
     let usage = poll::until(PATIENCE, "usage of all that is admitted", || {
-        let billed = billed(&api.all(&format!("/v1/usage?from={began}")).unwrap());
+        let billed = halves::billed(sides, began).unwrap();
         (billed == measured).then_some(billed).or_else(|| {
             println!("usage is not what was sealed yet");
             None
@@ -470,46 +410,6 @@ fn fifty_kills_lose_nothing_and_bill_nothing_twice() {
     }
     numbers_have_no_hole(sides, &run.ended_month);
     run.sides.reconciler.take().unwrap().terminate().unwrap();
-}
-
-/// No segment twice, none missing, each from where the one before ended.
-fn holds_i1(segments: &[Value], next: Seq) {
-    assert_eq!(segments.len() as u64, next.0, "I1: as many as were sealed");
-    for (place, segment) in segments.iter().enumerate() {
-        assert_eq!(segment["seq"], place as u64, "I1");
-        assert_eq!(segment["stream"], segments[0]["stream"], "I1: one stream");
-        assert_eq!(segment["verdict"], "counted", "{segment}");
-    }
-    for pair in segments.windows(2) {
-        assert_eq!(pair[1]["covered_from"], pair[0]["covered_through"], "I5");
-    }
-}
-
-/// What the agent held a receipt for, at any kill, is in the store as it was receipted.
-fn holds_i2(segments: &[Value], receipts: &BTreeMap<Seq, Hash>) {
-    assert!(!receipts.is_empty());
-    for (through, hash) in receipts {
-        let kept = &segments[usize::try_from(through.0).unwrap()];
-        assert_eq!(
-            text(kept, "hash"),
-            hash.to_string(),
-            "I2: segment {through}"
-        );
-    }
-}
-
-fn billed(usage: &[Value]) -> Sums {
-    let mut sums = Sums::new();
-    for row in usage {
-        let meter = text(row, "meter").parse().unwrap();
-        add(
-            &mut sums,
-            text(row, "workload"),
-            meter,
-            number(row, "quantity"),
-        );
-    }
-    sums
 }
 
 /// The reconciler was killed with a number taken; what is asked again after that has no hole before it.
