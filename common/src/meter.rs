@@ -34,6 +34,8 @@ pub enum Unit {
     Operations,
     /// Seconds.
     Seconds,
+    /// Whatever the application counts.
+    Count,
 }
 
 impl fmt::Display for Unit {
@@ -44,6 +46,7 @@ impl fmt::Display for Unit {
             Self::ByteSeconds => "B·s",
             Self::Operations => "operations",
             Self::Seconds => "s",
+            Self::Count => "counted",
         })
     }
 }
@@ -106,6 +109,12 @@ meters! {
     NETWORK_TX = 10 "network.tx" Bytes Counter additive=false;
     /// Time the node was up.
     UPTIME = 11 "uptime" Seconds Counter additive=false;
+    /// What an application counts; the name of it is the last part of the workload's.
+    APP_COUNT = 12 "app.count" Count Counter additive=false;
+    /// Bytes that an application counts.
+    APP_BYTES = 13 "app.bytes" Bytes Counter additive=false;
+    /// Seconds that an application counts.
+    APP_SECONDS = 14 "app.seconds" Seconds Counter additive=false;
 }
 
 /// A meter of the table. Copying it copies a reference.
