@@ -17,6 +17,8 @@
 //! | sampling starved for more than two periods | interpolated | lower of both levels; unmeasured beyond ten |
 //! | reboot | register closes at its last reading | the same |
 //!
+//! What applications report has no source to be read again and rules of its own: see [`application`].
+//!
 //! Rounding: integrals add up byte-microseconds and carry what is below a byte-second to the next
 //! interval, so a register is never more than one byte-second below the truth, and never above.
 
@@ -30,6 +32,7 @@ use tallystick_common::time::{Micros, Timestamp};
 
 use crate::sample::{Identity, Raw, Sample, SourceReading};
 
+pub mod application;
 mod births;
 mod checkpoint;
 mod draft;
@@ -37,6 +40,8 @@ mod other;
 mod register;
 mod step;
 
+use application::Applications;
+pub use application::{ReportError, Reported};
 use births::Births;
 pub use checkpoint::{Checkpoint, RestoreError};
 use other::Others;
@@ -102,6 +107,7 @@ pub struct Accrual {
     gaps: Vec<Gap>,
     births: Births,
     others: Others,
+    applications: Applications,
     next: RegisterId,
     refused: u64,
 }
@@ -131,14 +137,17 @@ impl Accrual {
             gaps: Vec::new(),
             births: Births::default(),
             others: Others::default(),
+            applications: Applications::default(),
             next: RegisterId(0),
             refused: 0,
         }
     }
 
     /// Forgets every register: the stream is over, and no reading is carried into the next one. The
-    /// next sample opens all at the raw values present then, and time since the last is a gap.
+    /// next sample opens all at the raw values present then, and time since the last is a gap. Only what
+    /// applications reported and no draft has taken yet goes on.
     pub fn begin_stream(&mut self) {
+        self.carry_reported();
         self.registers.clear();
         self.active.clear();
         self.others.clear();
@@ -160,6 +169,7 @@ impl Accrual {
             self.observe_source(source, &step, &mut inflow);
         }
         self.observe_others(&inflow, &step);
+        self.observe_applications(&step);
         self.finish_closing(&step);
         self.births.note(&sample.walks, sample.boot, step.to);
         self.clock = Some(Clock {
@@ -261,6 +271,7 @@ impl Accrual {
             .active
             .iter()
             .filter(|((workload, _), _)| workload.as_str() != WorkloadName::HOST_OTHER)
+            .filter(|(_, id)| !self.applications.reported.contains_key(*id))
             .filter_map(|(key, id)| {
                 let register = &self.registers[id];
                 let now = present.get(&(&key.0, key.1)).copied();

@@ -12,6 +12,7 @@ use tallystick_common::reading::{Cause, Gap, Interval, Quality, Reading};
 use tallystick_common::segment::{Basis, CloseReason};
 use tallystick_common::time::{Micros, Timestamp};
 
+use super::application::Applications;
 use super::births::Births;
 use super::other::{Balance, Others};
 use super::register::Register;
@@ -31,6 +32,7 @@ pub struct Checkpoint {
     next: RegisterId,
     registers: Vec<Saved>,
     new_stream: bool,
+    applications: Applications,
 }
 
 /// A checkpoint that this version cannot go on from.
@@ -84,6 +86,7 @@ impl Accrual {
             next: self.next,
             registers: self.registers.values().map(Saved::of).collect(),
             new_stream: self.resume == Resume::NewStream,
+            applications: self.applications.clone(),
         }
     }
 
@@ -123,6 +126,7 @@ impl Accrual {
             others: Others { balances },
             next: checkpoint.next,
             refused: 0,
+            applications: checkpoint.applications,
         })
     }
 }

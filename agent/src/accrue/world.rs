@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use tallystick_common::application::AppMeter;
 use tallystick_common::chain::StreamState;
 use tallystick_common::ids::{BootId, Hash, NodeId, StreamId, WorkloadName};
 use tallystick_common::keys::{KeyRing, SecretKey};
@@ -12,7 +13,7 @@ use tallystick_common::seal::{SealedSegment, seal};
 use tallystick_common::segment::{HeaderDraft, Previous, Purpose, Run};
 use tallystick_common::time::{Micros, Timestamp};
 
-use super::{Accrual, Checkpoint, Settings};
+use super::{Accrual, Checkpoint, ReportError, Reported, Settings};
 use crate::sample::{Identity, Moment, Raw, Sample, SourceReading, Walk};
 
 pub(super) const SECOND: u64 = 1_000_000;
@@ -56,6 +57,10 @@ pub(super) fn settings() -> Settings {
         config: Hash::ZERO,
         labels: vec![("rack".to_owned(), "b7".to_owned())],
     }
+}
+
+pub(super) fn app(name: &str) -> WorkloadName {
+    AppMeter::new(name).unwrap().workload("web").unwrap()
 }
 
 pub(super) fn at(micros: u64) -> Timestamp {
@@ -108,6 +113,22 @@ impl World {
         }
         self.host_cpu += cpu;
         *self.truth.entry("host".to_owned()).or_default() += cpu;
+    }
+
+    /// An application reports, and is answered when that is durable.
+    pub(super) fn report(&mut self, name: &str, quantity: u128) -> Result<(), ReportError> {
+        let usage = Reported::from([((app(name), Meter::APP_COUNT), quantity)]);
+        self.accrual.report(&usage, at(self.wall))?;
+        *self.truth.entry(app(name).as_str().to_owned()).or_default() += quantity;
+        self.save();
+        Ok(())
+    }
+
+    /// The checkpoint of a real agent goes through its bytes too.
+    fn save(&mut self) {
+        let config = bincode::config::standard();
+        let bytes = bincode::encode_to_vec(self.accrual.checkpoint(), config).unwrap();
+        self.durable = Some(bincode::decode_from_slice(&bytes, config).unwrap().0);
     }
 
     /// Time passes on all clocks.
@@ -213,10 +234,7 @@ impl World {
     /// Seals what there is, and has it judged by the rules of admission.
     pub(super) fn seal(&mut self) {
         let draft = self.accrual.seal().unwrap();
-        // The checkpoint of a real agent goes through its bytes too.
-        let config = bincode::config::standard();
-        let bytes = bincode::encode_to_vec(self.accrual.checkpoint(), config).unwrap();
-        self.durable = Some(bincode::decode_from_slice(&bytes, config).unwrap().0);
+        self.save();
         let Some(draft) = draft else { return };
         let node = NodeId([1; 16]);
         let key = SecretKey::from_seed(&[2; 32]);
@@ -252,6 +270,19 @@ impl World {
                 );
             }
         }
+    }
+
+    /// Whether a killed agent would find something to go on from.
+    pub(super) fn is_durable(&self) -> bool {
+        self.durable.is_some()
+    }
+
+    /// The stream is over and another begins.
+    pub(super) fn begin_stream(&mut self, stream: StreamId) {
+        self.accrual.begin_stream();
+        self.stream = StreamState::new(stream);
+        self.save();
+        self.accrual = Accrual::restore(settings(), self.durable.clone().unwrap()).unwrap();
     }
 
     /// The agent is killed; what it had not sealed is gone. It comes back after `down`.
