@@ -11,8 +11,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use tallystick_agent::config::Config;
+use tallystick_agent::config::intake::AppUnit;
 use tallystick_agent::durable;
 use tallystick_agent::identity::Identity;
+use tallystick_agent::intake::report::Report;
 use tallystick_agent::lock::{DataLock, LockError};
 use tallystick_agent::run::{self, RunError};
 use tallystick_agent::ship::enroll::enroll;
@@ -72,11 +74,34 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Report usage of an application to the running agent; done when it is durable.
+    Report {
+        /// What is counted, for example `requests`.
+        meter: String,
+        /// How much, a whole number.
+        value: String,
+        /// Whose it is: a control group's path or another name; the caller's own group by default.
+        #[arg(long)]
+        workload: Option<String>,
+        /// Name of this report: repeated under the same one it is counted once. Drawn by default.
+        #[arg(long)]
+        id: Option<String>,
+        /// In which unit.
+        #[arg(long, value_enum, default_value_t = Unit::Count)]
+        unit: Unit,
+    },
     /// The configuration.
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Unit {
+    Count,
+    Bytes,
+    Seconds,
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,6 +143,27 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Enroll { token, name } => enroll_here(&config, &token, name),
         Command::Run => runtime()?.block_on(run_here(config)),
         Command::Status { json } => show_status(&config, json),
+        Command::Report {
+            meter,
+            value,
+            workload,
+            id,
+            unit,
+        } => {
+            let unit = match unit {
+                Unit::Count => AppUnit::Count,
+                Unit::Bytes => AppUnit::Bytes,
+                Unit::Seconds => AppUnit::Seconds,
+            };
+            let report = Report {
+                meter,
+                value,
+                workload,
+                id,
+                unit,
+            };
+            runtime()?.block_on(report_here(&config, &report))
+        }
         Command::Config {
             command: ConfigCommand::Check,
         } => Ok(check_config(&config)),
@@ -183,6 +229,11 @@ async fn run_here(config: Config) -> anyhow::Result<ExitCode> {
         }
     };
     run::run(config, stopped).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn report_here(config: &Config, report: &Report) -> anyhow::Result<ExitCode> {
+    println!("{}", report.send(config).await?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,12 +13,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tallystick_common::ids::StreamId;
 use tallystick_common::time::{SECOND_US, Timestamp};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::buffer::{self, Buffer, BufferError, Handle};
 use crate::config::{Config, Problem};
 use crate::durable;
 use crate::identity::{Identity, IdentityError};
+use crate::intake::desk::Desk;
+use crate::intake::scrape::{self, Troubles};
+use crate::intake::server::{self, Server};
+use crate::intake::{IntakeError, Request};
 use crate::lock::{DataLock, LockError};
 use crate::sample::{SampleError, Sampler};
 use crate::ship::{self, ShipEvent, Shipping};
@@ -58,6 +62,9 @@ pub enum RunError {
     /// The buffer cannot be opened.
     #[error(transparent)]
     Buffer(#[from] BufferError),
+    /// Nothing could be reported.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
     /// The registers cannot be restored.
     #[error(transparent)]
     Station(#[from] StationError),
@@ -89,7 +96,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     })?;
     let _lock = DataLock::acquire(&data)?;
     let identity = Identity::load(&data)?.ok_or_else(|| RunError::NotEnrolled(data.clone()))?;
-    let (meter, status) = start(&config, &identity, &data)?;
+    let (mut meter, status) = start(&config, &identity, &data)?;
+    let intake = Intake::start(&config, &mut meter)?;
     let shipper = Shipper::start(shipping(&identity), meter.station.buffer().clone());
     let agent = Agent {
         config,
@@ -98,6 +106,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         status,
         meter: Some(meter),
         shipper,
+        intake,
         stream_over: None,
         new_stream_at: None,
         unpublished: false,
@@ -110,6 +119,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 struct Meter {
     sampler: Sampler,
     station: Station,
+    /// Counts what applications report; `None` when they may not.
+    desk: Option<Desk>,
+    /// The last batch of reports in the registers as they were found; none when none were.
+    counted: Option<u64>,
     notes: Vec<String>,
     /// Why the last seal failed; a log says it once.
     unsealed: Option<String>,
@@ -135,7 +148,9 @@ fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, St
     Ok((
         Meter {
             sampler: Sampler::new(config)?,
+            counted: recovered.state.is_some().then(|| station.accrual().batch()),
             station,
+            desk: None,
             notes: Vec::new(),
             unsealed: None,
         },
@@ -156,6 +171,79 @@ fn shipping(identity: &Identity) -> Shipping {
         retry_min: Duration::from_millis(200),
         retry_max: Duration::from_secs(60),
         drain: DRAIN,
+    }
+}
+
+/// The tasks that take in what applications report, and the queue they fill.
+struct Intake {
+    queue: Option<mpsc::Receiver<Request>>,
+    tasks: JoinSet<()>,
+    troubles: Troubles,
+}
+
+impl Intake {
+    /// Opens the desk, listens, and asks the configured targets.
+    fn start(config: &Config, meter: &mut Meter) -> Result<Self, RunError> {
+        let mut intake = Self {
+            queue: None,
+            tasks: JoinSet::new(),
+            troubles: Troubles::default(),
+        };
+        if !config.intake.enabled {
+            return Ok(intake);
+        }
+        let (fill, queue) = mpsc::channel(server::QUEUE);
+        let counted = meter.counted;
+        let desk = Desk::open(&config.data.join("intake"), &config.intake, counted, now())?;
+        meter.station.set_batch(desk.last_batch());
+        meter.desk = Some(desk);
+        let runtime = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
+        let path = config.intake.listen_on(&config.data, runtime.as_deref());
+        match Server::bind(&path, config, fill.clone()) {
+            Ok(server) => drop(intake.tasks.spawn(server.serve())),
+            // Metering does not depend on it.
+            Err(error) => {
+                tracing::error!(%error, "applications cannot report");
+                intake.troubles.add("intake", error.to_string());
+            }
+        }
+        for scrape in &config.scrape {
+            let (fill, troubles) = (fill.clone(), intake.troubles.clone());
+            let asking = scrape::run(scrape.clone(), fill, troubles, now);
+            intake.tasks.spawn(asking);
+        }
+        intake.queue = Some(queue);
+        Ok(intake)
+    }
+
+    /// What waits to be counted, as soon as there is something.
+    async fn reports(&mut self) -> Vec<Request> {
+        let mut reports = Vec::new();
+        match &mut self.queue {
+            Some(queue) => drop(queue.recv_many(&mut reports, server::QUEUE).await),
+            None => std::future::pending().await,
+        }
+        if reports.is_empty() {
+            // Every sender is gone.
+            self.queue = None;
+        }
+        reports
+    }
+
+    /// Takes nothing more in: what is left.
+    fn close(&mut self) -> Vec<Request> {
+        let mut left = Vec::new();
+        if let Some(mut queue) = self.queue.take() {
+            queue.close();
+            while let Ok(request) = queue.try_recv() {
+                left.push(request);
+            }
+        }
+        left
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.troubles.list()
     }
 }
 
@@ -203,6 +291,7 @@ struct Agent {
     /// `None` only while a blocking thread has it.
     meter: Option<Meter>,
     shipper: Shipper,
+    intake: Intake,
     stream_over: Option<StreamId>,
     new_stream_at: Option<Instant>,
     /// Whether `status.json` is out of date; a log says it once.
@@ -225,6 +314,7 @@ impl Agent {
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(event) = self.shipper.events.recv() => self.handle(event),
+                reports = self.intake.reports() => self.count(reports).await?,
                 () = tokio::time::sleep(until(due, sample_us)) => {
                     let at = now();
                     if at < due && due.since(at).0 <= sample_us {
@@ -246,6 +336,9 @@ impl Agent {
     /// Final sample, seal, flush, drain.
     async fn stop(mut self) -> Result<(), RunError> {
         tracing::info!("stopping");
+        // What is in the queue is counted; who comes later is not answered, and sends it again.
+        let reports = self.intake.close();
+        self.count(reports).await?;
         self.meter(true).await?;
         if let Some(meter) = &self.meter
             && let Err(error) = meter.station.buffer().lock().flush()
@@ -280,8 +373,10 @@ impl Agent {
         };
         let seed = if seal { Some(random()?) } else { None };
         let new_stream = self.due_stream()?;
+        let asked = self.intake.troubles();
         let worked = tokio::task::spawn_blocking(move || {
-            let troubles = meter.work(seed, new_stream);
+            let mut troubles = meter.work(seed, new_stream);
+            troubles.extend(asked);
             (meter, troubles)
         });
         let (meter, troubles) = worked
@@ -291,6 +386,27 @@ impl Agent {
         if seal || !troubles.is_empty() {
             self.status.troubles = troubles;
         }
+        Ok(())
+    }
+
+    /// Counts and answers what was reported, on a thread that may wait for the disk.
+    async fn count(&mut self, reports: Vec<Request>) -> Result<(), RunError> {
+        if reports.is_empty() {
+            return Ok(());
+        }
+        let Some(mut meter) = self.meter.take() else {
+            return Err(RunError::Worker("it was lost".to_owned()));
+        };
+        let counted = tokio::task::spawn_blocking(move || {
+            if let Some(desk) = &mut meter.desk {
+                desk.commit(&mut meter.station, reports, now());
+            }
+            meter
+        });
+        let meter = counted
+            .await
+            .map_err(|error| RunError::Worker(error.to_string()))?;
+        self.meter = Some(meter);
         Ok(())
     }
 
@@ -427,7 +543,7 @@ fn refresh(status: &mut Status, identity: &Identity, meter: &Meter) {
         .collect();
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -102,6 +102,32 @@ impl Station {
         Ok(Some(self.buffer.head()))
     }
 
+    /// Gives the buffer what it has not taken yet. Until then nothing newer may be kept.
+    ///
+    /// # Errors
+    /// [`StationError::Buffer`] when the disk still does not take it.
+    pub fn settle(&mut self) -> Result<(), StationError> {
+        self.settle_pending()
+    }
+
+    /// Goes on with these registers, which are those of [`Self::accrual`] with reports added: when this returns,
+    /// they are on the disk.
+    ///
+    /// # Errors
+    /// When the disk does not take them; the registers are as they were.
+    pub fn take_reports(&mut self, accrual: Accrual) -> Result<(), StationError> {
+        self.settle_pending()?;
+        let state = codec::encode(&accrual.checkpoint());
+        self.buffer.lock().save_state(&state)?;
+        self.accrual = accrual;
+        Ok(())
+    }
+
+    /// Notes the last batch of reports that was logged.
+    pub fn set_batch(&mut self, batch: u64) {
+        self.accrual.set_batch(batch);
+    }
+
     /// Ends the stream and begins `stream`, which names the old one's end as its predecessor: every
     /// register opens anew, and what was accrued and not sealed is a gap.
     ///
