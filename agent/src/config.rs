@@ -36,11 +36,11 @@
 //! events = 100000                  # most events remembered, so as not to count one twice
 //! series = 10000                   # most series followed
 //!
-//! [[scrape]]                       # Prometheus targets on loopback or a Unix socket; none by default
-//! url = "http://127.0.0.1:9100/metrics"      # or "unix:/path/of.sock:/metrics"
-//! interval_seconds = 60
-//! workload = "exporter"
-//! meters = [{ metric = "node_network_transmit_bytes_total", labels = { device = "eth0" }, meter = "sent", unit = "bytes" }]
+//! # [[scrape]]                       # Prometheus targets on loopback or a Unix socket; none by default
+//! # url = "http://127.0.0.1:9100/metrics"      # or "unix:/path/of.sock:/metrics"
+//! # interval_seconds = 60
+//! # workload = "exporter"
+//! # meters = [{ metric = "node_network_transmit_bytes_total", labels = { device = "eth0" }, meter = "sent", unit = "bytes" }]
 //!
 //! [labels]                         # on every workload of this node
 //! # rack = "b7"

@@ -98,6 +98,15 @@ impl Cgroup {
         Process::spawn(Command::new("sh").args(["-c", &script]))
     }
 
+    /// `program`, to be run in it; arguments may be added.
+    #[must_use]
+    pub fn command(&self, program: &std::path::Path) -> Command {
+        let mut command = Command::new("sh");
+        let script = format!("{}exec \"$0\" \"$@\"", self.enter());
+        command.args(["-c", &script]).arg(program);
+        command
+    }
+
     fn enter(&self) -> String {
         format!(
             "echo $$ > '{}/cgroup.procs' || exit 1; ",

@@ -37,9 +37,9 @@ pub enum ReportError {
     /// Nothing was sampled in this stream yet.
     #[error("metering has not begun yet")]
     NotYet,
-    /// Every register is in use.
+    /// Every register that applications may have is in use.
     #[error(
-        "the register limit ({0}) is reached: raise registers.limit, or report under fewer names"
+        "applications have {0} registers, half of registers.limit or all that were left: raise it, or report under fewer names"
     )]
     Full(usize),
     /// More than an interval may hold.
@@ -104,9 +104,16 @@ impl Accrual {
             .keys()
             .filter(|key| !self.active.contains_key(*key))
             .count();
-        let limit = self.settings.register_limit;
-        if fresh > 0 && self.registers.len().saturating_add(fresh) > limit {
-            return Err(ReportError::Full(limit));
+        // Half of them at most, so that no application takes the registers of the kernel's workloads.
+        let (limit, own) = (
+            self.settings.register_limit,
+            self.applications.reported.len(),
+        );
+        let room = (limit / 2)
+            .saturating_sub(own)
+            .min(limit.saturating_sub(self.registers.len()));
+        if fresh > room {
+            return Err(ReportError::Full(own));
         }
         for (key, quantity) in usage {
             let waiting = self

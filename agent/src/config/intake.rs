@@ -179,6 +179,13 @@ impl Scrape {
 
 pub(super) fn check(config: &Config) -> Vec<Problem> {
     let mut problems = intake(&config.intake);
+    if !config.intake.enabled && !config.scrape.is_empty() {
+        problems.push(problem(
+            "scrape",
+            "targets are asked by the intake, which is off",
+            "set intake.enabled = true, or remove them",
+        ));
+    }
     for (index, scrape) in config.scrape.iter().enumerate() {
         problems.extend(check_scrape(&format!("scrape[{index}]"), scrape));
     }

@@ -140,7 +140,7 @@ fn what_cannot_be_held_is_refused_whole() {
     world.accrual.report(&usage(1), now).unwrap();
     for name in 0..2_000 {
         if let Err(error) = world.report(&format!("n{name}"), 1) {
-            assert_eq!(error, ReportError::Full(1_000));
+            assert_eq!(error, ReportError::Full(500));
             return;
         }
     }
