@@ -380,3 +380,114 @@ impl Shared {
         told.await.unwrap_or_else(stopping)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::intake::Target;
+    use crate::intake::client::{Call, exchange};
+
+    /// A server whose queue holds one request, and nobody empties it unless the test does.
+    fn serve(dir: &Path) -> (Target, mpsc::Receiver<Request>) {
+        let uid = rustix::process::geteuid().as_raw();
+        let mut config = Config::default();
+        config.intake.report_for_others = vec![uid];
+        let (fill, queue) = mpsc::channel(1);
+        let path = dir.join("intake.sock");
+        let server = Server::bind(&path, &config, fill).unwrap();
+        tokio::spawn(server.serve());
+        (Target::Unix(path, "/v1/events".to_owned()), queue)
+    }
+
+    async fn post(target: &Target, kind: &str, body: &[u8]) -> (u16, String) {
+        let kind = format!("content-type: {kind}");
+        let call = Call {
+            method: "POST",
+            headers: &[&kind],
+            body,
+        };
+        let reply = exchange(target, &call).await.unwrap();
+        (reply.status, String::from_utf8(reply.body).unwrap())
+    }
+
+    const EVENT: &[u8] = br#"{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"w","data":{"value":1}}"#;
+    const CLOUDEVENT: &str = "application/cloudevents+json";
+
+    #[tokio::test]
+    async fn more_than_can_wait_is_told_to_come_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, mut queue) = serve(folder.path());
+        let waiting = tokio::spawn({
+            let target = target.clone();
+            async move { post(&target, CLOUDEVENT, EVENT).await }
+        });
+        let first = queue.recv().await.unwrap();
+        // Another takes the only place.
+        let crowd = tokio::spawn({
+            let target = target.clone();
+            async move { post(&target, CLOUDEVENT, EVENT).await }
+        });
+        while queue.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let (status, body) = post(&target, CLOUDEVENT, EVENT).await;
+        assert_eq!(status, 503, "{body}");
+        let counted = Answer::Counted {
+            new: 1,
+            known: 0,
+            unclear: Vec::new(),
+        };
+        first.answer.send(counted.clone()).unwrap();
+        assert_eq!(waiting.await.unwrap().0, 202);
+        queue.recv().await.unwrap().answer.send(counted).unwrap();
+        assert_eq!(crowd.await.unwrap().0, 202);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_report_is_refused_with_the_way_to_make_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, _queue) = serve(folder.path());
+        for (kind, body, status, says) in [
+            ("text/plain", EVENT, 415, "application/cloudevents+json"),
+            (CLOUDEVENT, b"{".as_slice(), 400, "the body"),
+            (CLOUDEVENT, b"{}", 400, "specversion"),
+            (CLOUDEVENT, &[b' '; BODY_BYTES + 1], 413, "in parts"),
+        ] {
+            let (found, said) = post(&target, kind, body).await;
+            assert_eq!(found, status, "{said}");
+            assert!(said.contains(says), "{said}");
+        }
+        let Target::Unix(socket, _) = &target else {
+            return;
+        };
+        let elsewhere = Target::Unix(socket.clone(), "/metrics".to_owned());
+        assert_eq!(post(&elsewhere, CLOUDEVENT, EVENT).await.0, 404);
+        let metrics = Target::Unix(socket.clone(), "/v1/metrics".to_owned());
+        assert_eq!(post(&metrics, "application/json", b"{}").await.0, 200);
+        assert_eq!(
+            post(&metrics, "application/x-protobuf", b"\xff").await.0,
+            400
+        );
+    }
+
+    #[tokio::test]
+    async fn a_socket_in_use_and_a_file_are_left_alone_and_a_stale_one_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("intake.sock");
+        let bind = || Server::bind(&path, &Config::default(), mpsc::channel(1).0);
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let server = bind().unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        let error = bind().unwrap_err().to_string();
+        assert!(
+            error.contains("another program") && error.contains("intake.socket"),
+            "{error}"
+        );
+        drop(server);
+        assert!(!path.exists());
+        std::fs::write(&path, b"a file").unwrap();
+        assert!(bind().is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"a file");
+    }
+}
