@@ -30,7 +30,7 @@ use tallystick_common::reading::{Cause, Gap, Reading};
 use tallystick_common::segment::{Basis, Block, CloseReason, RunError};
 use tallystick_common::time::{Micros, Timestamp};
 
-use crate::sample::{Identity, Raw, Sample, SourceReading};
+use crate::sample::{Identity, LastReading, Raw, Sample, SourceReading};
 
 pub mod application;
 mod births;
@@ -58,7 +58,7 @@ pub struct Settings {
     pub register_limit: usize,
     /// Digest of the configuration, which goes into each header.
     pub config: Hash,
-    /// Labels of every block.
+    /// Labels of every block; what a workload calls itself does not replace them.
     pub labels: Vec<(String, String)>,
 }
 
@@ -108,8 +108,11 @@ pub struct Accrual {
     births: Births,
     others: Others,
     applications: Applications,
+    labels: draft::Labels,
     next: RegisterId,
     refused: u64,
+    slips: u64,
+    resets: u64,
 }
 
 /// How the next sample relates to the one before.
@@ -138,19 +141,25 @@ impl Accrual {
             births: Births::default(),
             others: Others::default(),
             applications: Applications::default(),
+            labels: draft::Labels::default(),
             next: RegisterId(0),
             refused: 0,
+            slips: 0,
+            resets: 0,
         }
     }
 
     /// Forgets every register: the stream is over, and no reading is carried into the next one. The
-    /// next sample opens all at the raw values present then, and time since the last is a gap. Only what
-    /// applications reported and no draft has taken yet goes on.
+    /// next sample opens all at the raw values present then, and time since the last is a gap. What
+    /// applications reported goes on only where [`Self::carry_reported`] was asked to before.
     pub fn begin_stream(&mut self) {
-        self.carry_reported();
+        self.applications.reported.clear();
         self.registers.clear();
         self.active.clear();
         self.others.clear();
+        // What is born by what this state knows may have been billed in the stream that ends: a node that
+        // was rolled back knows less than it once did.
+        self.births.forget();
         self.gaps.clear();
         self.next = RegisterId(0);
         self.resume = Resume::NewStream;
@@ -162,9 +171,13 @@ impl Accrual {
 
     /// Folds one sample in.
     pub fn observe(&mut self, sample: &Sample) {
+        self.labels.note(&sample.labels);
         let step = self.begin_step(sample);
-        self.close_absent(sample, &step);
         let mut inflow = other::Inflow::default();
+        for last in &sample.last {
+            self.observe_last(last, &step, &mut inflow);
+        }
+        self.close_absent(sample, &step);
         for source in host_first(&sample.sources) {
             self.observe_source(source, &step, &mut inflow);
         }
@@ -200,7 +213,14 @@ impl Accrual {
         {
             register.settle(clock.at);
         }
-        let blocks = draft::blocks(&self.registers, &self.settings.labels)?;
+        let outstanding = self.others.labels(self.registers.values());
+        let blocks = draft::blocks(
+            &self.registers,
+            &self.settings.labels,
+            &self.labels,
+            &outstanding,
+        )?;
+        self.labels.forget_past();
         self.registers
             .retain(|_, register| register.closed.is_none());
         self.registers.values_mut().for_each(Register::begin_run);
@@ -225,6 +245,18 @@ impl Accrual {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// How many times a counter was below the highest value seen of it, and was billed nothing.
+    #[must_use]
+    pub fn slips(&self) -> u64 {
+        self.slips
+    }
+
+    /// How many times a counter began anew without its source being another one.
+    #[must_use]
+    pub fn resets(&self) -> u64 {
+        self.resets
     }
 
     /// Every register as it stands.
@@ -320,6 +352,7 @@ impl Accrual {
         let key = (source.workload.clone(), source.meter);
         let id = match self.active.get(&key) {
             Some(id) if self.registers[id].has_reset(&source.raw) => {
+                self.resets = self.resets.saturating_add(1);
                 self.close(&key, CloseReason::Reset, step);
                 self.open_seen(key, source, step);
                 return;
@@ -334,10 +367,49 @@ impl Accrual {
             None => return self.open_seen(key, source, step),
         };
         if let Some(register) = self.registers.get_mut(&id) {
+            if register.has_slipped(&source.raw) {
+                self.slips = self.slips.saturating_add(1);
+            }
             let worth = register.weigh(&source.raw, step);
             inflow.add(register, worth);
             register.take(worth, step);
         }
+    }
+
+    /// The last reading of a source that the sample does not have any more: it is taken, and ends the
+    /// register. One that came and went within the step opens in it, if it counts.
+    fn observe_last(&mut self, last: &LastReading, step: &Step, inflow: &mut other::Inflow) {
+        let source = &last.source;
+        let key = (source.workload.clone(), source.meter);
+        let active = self.active.get(&key).copied();
+        let known = active.filter(|id| self.registers[id].identity == source.identity);
+        if known.is_some_and(|id| self.registers[&id].has_reset(&source.raw)) {
+            return;
+        }
+        if known.is_none() {
+            if !is_counter(source) || !self.births.proves(&source.identity, step) {
+                return;
+            }
+            self.close(&key, CloseReason::Reset, step);
+            if self.open_born(key.clone(), source, step).is_none() {
+                return;
+            }
+        }
+        // What is held is held up to that reading; what was counted was counted in the step.
+        let until = match source.meter.kind() {
+            Kind::Counter => step.clone(),
+            _ => step.cut_after(last.since_sample),
+        };
+        let register = self
+            .active
+            .get(&key)
+            .and_then(|id| self.registers.get_mut(id));
+        if let Some(register) = register {
+            let worth = register.weigh(&source.raw, &until);
+            inflow.add(register, worth);
+            register.take(worth, &until);
+        }
+        self.close(&key, CloseReason::Vanished, &until.ended());
     }
 
     /// At the raw value first seen. An unreadable source opens when it is first read.

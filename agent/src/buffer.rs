@@ -8,6 +8,7 @@
 //! ```text
 //! buffer/
 //!   journal/00000007.log   checksummed records; each file begins with a checkpoint
+//!   reserve                blocks that are given back when the disk is full
 //!   store/                 sled: segments in pieces of at most 4 KiB
 //!   ended/STREAM/          what was not receipted of streams that could not go on
 //!   quarantine/            damaged files, as they were found
@@ -17,30 +18,49 @@
 //! sled. A crash between the two is made good on opening; a sled that cannot be read is set aside
 //! and rebuilt from the journal; a damaged journal is written anew from what both hold together.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
-use bincode::{Decode, Encode};
 use tallystick_common::failpoint;
 use tallystick_common::ids::{Hash, Seq, StreamId};
 use tallystick_common::segment::StreamPosition;
-use tallystick_common::time::Timestamp;
+use tallystick_common::time::{Micros, Timestamp};
 use tokio::sync::watch;
 
 mod delta;
+mod error;
+mod fill;
 mod handle;
 mod journal;
+mod peek;
+mod rate;
 mod record;
 mod recovery;
+mod report;
+mod reserve;
+mod rewrite;
+mod room;
 mod scan;
+mod scratch;
+mod segment;
 mod store;
+mod survey;
+#[cfg(test)]
+mod trace;
+mod union;
 
+pub use error::BufferError;
 pub use handle::Handle;
-pub use recovery::{Peek, Recovered, Report, peek};
+pub use peek::{Peek, peek};
+pub use recovery::Recovered;
+pub use report::Report;
+pub use rewrite::Rewrite;
+pub use segment::{Head, ReceiptMark, StoredSegment};
+pub use survey::{JournalFile, Survey};
 
-use crate::durable;
 use journal::{Durability, Journal};
-use record::{Checkpoint, Life, Mark, Record, SealedRecord, StateTrack};
+use rate::Rate;
+use record::{Checkpoint, Life, Mark, Record, SealedRecord, StateAt, StateForm, StateTrack};
+use reserve::{Need, Reserve};
 use store::{Store, StoreError};
 
 /// Settings of a buffer.
@@ -50,8 +70,18 @@ pub struct Settings {
     pub rotate_bytes: u64,
     /// What sled may keep in memory.
     pub cache_bytes: u64,
-    /// How many receipted segments stay in sled, for a reconciler that was restored from a backup.
-    pub keep_receipted: u64,
+    /// How long receipted segments stay in sled, for a reconciler that was restored from a backup;
+    /// never more of them than half the limit.
+    pub keep_receipted: Micros,
+    /// Most bytes of journal, sled and reserve together.
+    pub limit_bytes: u64,
+}
+
+impl Settings {
+    /// What is set aside for a full disk.
+    fn reserve_bytes(&self) -> u64 {
+        (self.limit_bytes / 64).clamp(256 << 10, 16 << 20)
+    }
 }
 
 impl Default for Settings {
@@ -59,61 +89,10 @@ impl Default for Settings {
         Self {
             rotate_bytes: 4 << 20,
             cache_bytes: 1 << 20,
-            keep_receipted: 64,
+            keep_receipted: Micros::from_seconds(14 * 24 * 3600),
+            limit_bytes: 1 << 30,
         }
     }
-}
-
-/// A sealed segment as it is buffered.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct StoredSegment {
-    /// Its place in the stream.
-    pub seq: Seq,
-    /// The hash of the segment before it; all zero for the first of a stream.
-    pub previous: Hash,
-    /// Its own hash.
-    pub hash: Hash,
-    /// Up to when it accounts for time.
-    pub covered_through: Timestamp,
-    /// The sealed bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// Where a stream stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-pub struct Head {
-    /// The number of the next segment.
-    pub next: Seq,
-    /// The hash of the last one; all zero when there is none.
-    pub hash: Hash,
-    /// Up to when it accounts for time; the epoch when there is none.
-    pub covered_through: Timestamp,
-}
-
-impl Head {
-    /// Of a stream in which nothing was sealed yet.
-    pub const BEGINNING: Self = Self {
-        next: Seq::FIRST,
-        hash: Hash::ZERO,
-        covered_through: Timestamp::EPOCH,
-    };
-
-    /// The last segment's number, where there is one.
-    #[must_use]
-    pub fn last(&self) -> Option<Seq> {
-        self.next.0.checked_sub(1).map(Seq)
-    }
-}
-
-/// A verified receipt: everything through `through` is safe on the other side.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct ReceiptMark {
-    /// The last segment it is for.
-    pub through: Seq,
-    /// That segment's hash.
-    pub hash: Hash,
-    /// The signed receipt.
-    pub bytes: Vec<u8>,
 }
 
 /// What the buffer holds.
@@ -129,6 +108,10 @@ pub struct Stats {
     pub receipted_through: Option<Seq>,
     /// Whether sled is out of order just now and the journal works alone.
     pub journal_alone: bool,
+    /// Whether the disk was full and sealing goes on into the reserve.
+    pub in_reserve: bool,
+    /// How long until it is full at the present rate; see [`Buffer::full_in`].
+    pub full_in: Option<Micros>,
 }
 
 /// What became of a receipt.
@@ -138,87 +121,6 @@ pub enum ReceiptOutcome {
     Advanced(u64),
     /// A receipt for as much or more was there already.
     Known,
-}
-
-/// Why the buffer did not do what was asked. It is as it was before.
-#[derive(Debug, thiserror::Error)]
-pub enum BufferError {
-    /// The disk is full. Accrual goes on; the same segment is to be offered again.
-    #[error(
-        "cannot {action} {path}: the disk is full; metering goes on in memory, free some space"
-    )]
-    Full {
-        /// What was attempted.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-    },
-    /// The system refused something.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Written by a newer version.
-    #[error(
-        "{path} has a record (kind {kind}, version {version}) of a newer agent: install that version again, nothing was changed"
-    )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Kind of the record.
-        kind: u8,
-        /// Version of its body.
-        version: u8,
-    },
-    /// A segment that does not follow the head.
-    #[error("segment {given} does not follow the head: {expected} is next")]
-    NotNext {
-        /// What would be next.
-        expected: Seq,
-        /// What was given.
-        given: Seq,
-    },
-    /// Longer than a record may be.
-    #[error("a record of more than 64 MiB cannot be journaled: meter fewer workloads")]
-    TooLarge,
-    /// Neither sled nor the journal has it.
-    #[error(
-        "segment {0} is no longer in the buffer: it is receipted and was removed, or it is lost"
-    )]
-    Gone(Seq),
-    /// A receipt for something that was not sealed, or was sealed differently.
-    #[error("the receipt through {through} is not for this stream: {why}")]
-    ForeignReceipt {
-        /// What the receipt is for.
-        through: Seq,
-        /// What does not fit.
-        why: &'static str,
-    },
-    /// The thread that did the work ended without an answer.
-    #[error("the buffer's worker stopped: {0}")]
-    Worker(String),
-}
-
-impl BufferError {
-    /// Names `action` on `path` in an error of the system; tells a full disk from the rest.
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::Full { action, path }
-            }
-            _ => Self::Io {
-                action,
-                path,
-                source,
-            },
-        }
-    }
 }
 
 /// How many segments ahead of the one sent the offered mark is journaled.
@@ -238,6 +140,10 @@ pub struct Buffer {
     journal: Journal,
     /// `None` while sled is out of order.
     store: Option<Store>,
+    /// Bytes of receipted segments in sled; `None` while not counted.
+    kept: Option<u64>,
+    reserve: Reserve,
+    rate: Rate,
     heads: watch::Sender<Head>,
 }
 
@@ -268,15 +174,18 @@ impl Buffer {
                 given: segment.seq,
             });
         }
-        self.rotate_if_due()?;
+        self.check_room(segment.bytes.len())?;
+        self.rotate_if_due(Need::Seal)?;
         let head = scan::Facts::from(&segment).head_after();
+        let bytes = segment.bytes.len() as u64;
         let state = self.state.form(head.next, state);
         let record = Record::Sealed(SealedRecord {
             segment,
             state: Some(state),
         });
-        self.journal.append(&record, Durability::Now)?;
+        self.journaled(&record, Durability::Now, Need::Seal)?;
         failpoint!("agent.journal.synced");
+        self.rate.note(head.covered_through, bytes);
         self.mark.head = head;
         if let Record::Sealed(SealedRecord {
             segment,
@@ -292,15 +201,15 @@ impl Buffer {
         Ok(())
     }
 
-    /// Takes the open registers between two seals, so that a crash does not lose what they know.
+    /// Takes the open registers between two seals, so that a crash does not lose what they know. Never out
+    /// of the reserve: that is for what cannot be given again.
     ///
     /// # Errors
     /// When the journal cannot be written.
     pub fn save_state(&mut self, state: &[u8]) -> Result<(), BufferError> {
-        self.rotate_if_due()?;
+        self.rotate_if_due(Need::State)?;
         let state = self.state.form(self.mark.head.next, state);
-        self.journal
-            .append(&Record::State(state.clone()), Durability::Now)?;
+        self.journaled(&Record::State(state.clone()), Durability::Now, Need::State)?;
         self.state.note(&state);
         self.with_store(|store, mark| store.set_mark(mark, Some(&state)));
         Ok(())
@@ -317,22 +226,16 @@ impl Buffer {
             return Ok(ReceiptOutcome::Known);
         }
         self.check_receipt(&receipt)?;
-        self.rotate_if_due()?;
-        self.journal
-            .append(&Record::Receipt(receipt.clone()), Durability::Later)?;
+        self.rotate_if_due(Need::Receipt)?;
+        let record = Record::Receipt(receipt.clone());
+        self.journaled(&record, Durability::Later, Need::Receipt)?;
         failpoint!("agent.receipt.journaled");
         self.mark.receipt = Some(receipt);
-        let kept = self.settings.keep_receipted;
-        self.with_store(|store, mark| {
-            store.set_mark(mark, None)?;
-            through
-                .0
-                .checked_sub(kept)
-                .map_or(Ok(()), |last| store.remove_through(Seq(last)))
-        });
+        let first = before.map_or(0, |before| before.0 + 1);
+        self.with_store(|store, mark| store.set_mark(mark, None));
+        self.forget_surplus(first..=through.0);
         failpoint!("agent.receipt.deleted");
         self.journal.remove_receipted(through)?;
-        let first = before.map_or(0, |before| before.0 + 1);
         Ok(ReceiptOutcome::Advanced(through.0 + 1 - first))
     }
 
@@ -366,10 +269,9 @@ impl Buffer {
         if self.mark.offered.is_some_and(|mark| seq <= mark) {
             return Ok(());
         }
-        self.rotate_if_due()?;
+        self.rotate_if_due(Need::Receipt)?;
         let through = Seq(seq.0.saturating_add(OFFERED_BLOCK));
-        self.journal
-            .append(&Record::Offered(through), Durability::Now)?;
+        self.journaled(&Record::Offered(through), Durability::Now, Need::Receipt)?;
         self.mark.offered = Some(through);
         self.with_store(|store, mark| store.set_mark(mark, None));
         Ok(())
@@ -399,8 +301,8 @@ impl Buffer {
         Ok(found)
     }
 
-    /// Ends the stream and begins `stream`, with nothing sealed and no open registers; `after` is
-    /// what its first segment will name as its predecessor. What was not receipted of the old stream
+    /// Ends the stream and begins `stream`, with nothing sealed and `registers`, from one instant on; `after`
+    /// is what its first segment will name as its predecessor. What was not receipted of the old stream
     /// is moved to `ended/`.
     ///
     /// # Errors
@@ -409,6 +311,7 @@ impl Buffer {
         &mut self,
         stream: StreamId,
         after: Option<StreamPosition>,
+        registers: Option<&[u8]>,
     ) -> Result<(), BufferError> {
         let generation = self.mark.life.generation + 1;
         let mark = Mark::beginning(Life {
@@ -416,9 +319,13 @@ impl Buffer {
             stream,
             predecessor: after,
         });
+        let state = registers.map(|registers| StateAt {
+            at: mark.head.next,
+            form: StateForm::Full(registers.to_vec()),
+        });
         self.journal.rotate(Checkpoint {
             mark: mark.clone(),
-            state: None,
+            state: state.clone(),
         })?;
         let ended = self
             .dir
@@ -426,8 +333,14 @@ impl Buffer {
             .join(self.mark.life.stream.to_string());
         self.mark = mark;
         self.state = StateTrack::default();
+        state.iter().for_each(|state| self.state.note(state));
+        self.rate = Rate::default();
+        self.kept = Some(0);
         self.journal.move_elders(&ended)?;
-        self.with_store(Store::begin);
+        self.with_store(|store, mark| {
+            store.begin(mark)?;
+            store.set_mark(mark, state.as_ref())
+        });
         self.heads.send_replace(self.mark.head);
         Ok(())
     }
@@ -486,6 +399,17 @@ impl Buffer {
             .map_or(unreceipted, |kept| kept.min(unreceipted))
     }
 
+    /// Up to when the last receipted segment accounts for time, where it is still known.
+    #[must_use]
+    pub fn receipted_time(&self) -> Option<Timestamp> {
+        let through = self.mark.receipt.as_ref()?.through;
+        if through.next() == self.mark.head.next {
+            return Some(self.mark.head.covered_through);
+        }
+        let segment = self.stored(through).ok()?;
+        Some(segment.covered_through)
+    }
+
     /// The hash of the segment at `seq`, where it is still known.
     #[must_use]
     pub fn hash_at(&mut self, seq: Seq) -> Option<Hash> {
@@ -505,10 +429,12 @@ impl Buffer {
         let unreceipted = self.mark.head.next.0.saturating_sub(first.0);
         Stats {
             unreceipted,
-            bytes: self.journal.bytes() + durable::bytes_below(&self.dir.join("store")),
+            bytes: self.bytes(),
             oldest_unreceipted: (unreceipted > 0).then_some(first),
             receipted_through: self.mark.receipt.as_ref().map(|receipt| receipt.through),
             journal_alone: self.store.is_none(),
+            in_reserve: !self.reserve.is_whole(),
+            full_in: self.full_in(),
         }
     }
 
@@ -518,12 +444,29 @@ impl Buffer {
         self.heads.subscribe()
     }
 
-    fn rotate_if_due(&mut self) -> Result<(), BufferError> {
+    fn journaled(
+        &mut self,
+        record: &Record,
+        durability: Durability,
+        need: Need,
+    ) -> Result<(), BufferError> {
+        self.with_reserve(need, |journal| journal.append(record, durability))
+    }
+
+    fn rotate_if_due(&mut self, need: Need) -> Result<(), BufferError> {
         if !self.journal.wants_new_file(self.settings.rotate_bytes) {
             return Ok(());
         }
         let checkpoint = self.checkpoint();
-        self.journal.rotate(checkpoint.clone())?;
+        match self.with_reserve(need, |journal| journal.rotate(checkpoint.clone())) {
+            // A file that is long already can grow longer.
+            Err(BufferError::Full { .. } | BufferError::Io { .. })
+                if !self.journal.needs_new_file() =>
+            {
+                return Ok(());
+            }
+            rotated => rotated?,
+        }
         if let Some(state) = &checkpoint.state {
             self.state.note(state);
         }
@@ -532,6 +475,9 @@ impl Buffer {
             store.set_mark(mark, checkpoint.state.as_ref())?;
             store.flush()
         });
+        if let Err(error) = self.journal.shed_states() {
+            tracing::warn!(%error, "a journal file stays longer than it has to be");
+        }
         match self.mark.receipt.as_ref().map(|receipt| receipt.through) {
             Some(through) => self.journal.remove_receipted(through),
             None => Ok(()),
@@ -547,13 +493,12 @@ impl Buffer {
 
     fn flush_or_mend_if_due(&mut self) {
         let next = self.mark.head.next.0;
-        if self.store.is_none() && next.is_multiple_of(MEND_EVERY) {
-            self.store = recovery::attach(&self.dir, &self.settings, &self.journal, &self.mark)
-                .inspect_err(|error| tracing::warn!(%error, "the store is still out of order"))
-                .ok();
-            self.state.forget_base();
+        // sled is not tried again on a full disk: it would only be put out of order again.
+        if next.is_multiple_of(MEND_EVERY) && self.reserve.restore() && self.store.is_none() {
+            self.attach_store();
         } else if next.is_multiple_of(FLUSH_EVERY) {
             self.with_store(|store, _| store.flush());
+            self.compact_if_bloated();
         }
     }
 

@@ -12,9 +12,17 @@
 //! include = ["*"]
 //! exclude = []
 //!
+//! [container_labels]               # a container's own labels that travel with its usage, by key
+//! include = ["**"]
+//! exclude = ["desktop.docker.io/**", "maintainer", "org.label-schema.*", "org.opencontainers.*"]
+//!
 //! [interfaces]                     # names
 //! include = ["*"]
 //! exclude = ["lo"]
+//!
+//! [disks]                          # names; none, since their bytes are in the groups' and the host's already
+//! include = []
+//! exclude = []
 //!
 //! [filesystems]                    # mount points without the leading slash, `root` for `/`
 //! include = ["**"]
@@ -78,8 +86,12 @@ pub struct Config {
     pub data: PathBuf,
     /// Which cgroups are workloads.
     pub cgroups: Selection,
+    /// Which of a container's own labels travel with its usage, by key.
+    pub container_labels: Selection,
     /// Which network interfaces are workloads.
     pub interfaces: Selection,
+    /// Which disks are workloads. Their bytes are those of the control groups and `host/other` seen again.
+    pub disks: Selection,
     /// Which file systems are workloads.
     pub filesystems: Selection,
     /// Limits of the buffer.
@@ -117,7 +129,17 @@ impl Default for Config {
             seal_seconds: 60,
             data: PathBuf::from("/var/lib/tallystick/agent"),
             cgroups: Selection::new(&["*"], &[]),
+            container_labels: Selection::new(
+                &["**"],
+                &[
+                    "desktop.docker.io/**",
+                    "maintainer",
+                    "org.label-schema.*",
+                    "org.opencontainers.*",
+                ],
+            ),
             interfaces: Selection::new(&["*"], &["lo"]),
+            disks: Selection::default(),
             filesystems: Selection::new(&["**"], &[]),
             buffer: BufferLimits::default(),
             registers: RegisterLimits::default(),

@@ -6,12 +6,15 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tallystick_common::ids::StreamId;
-use tallystick_common::time::{SECOND_US, Timestamp};
+use tallystick_common::time::{Micros, SECOND_US, Timestamp};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -28,11 +31,14 @@ use crate::sample::{SampleError, Sampler};
 use crate::ship::{self, ShipEvent, Shipping};
 use crate::station::{Station, StationError};
 use crate::status::{LinkStatus, RegisterStatus, Status};
+use crate::tally::{Tally, TallyError};
 
 /// How long a stop waits for the last receipts.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Shortest time between two new streams, so that a cause that stays does not make one a second.
 const STREAM_EVERY: Duration = Duration::from_secs(60);
+/// Shortest time between two samples where new groups ask for one before its time.
+const EARLY_EVERY_US: u64 = SECOND_US;
 
 /// Why the agent does not run, or ran no longer.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +74,9 @@ pub enum RunError {
     /// The registers cannot be restored.
     #[error(transparent)]
     Station(#[from] StationError),
+    /// The customer's half cannot be kept.
+    #[error(transparent)]
+    Tally(#[from] TallyError),
     /// The machine cannot be sampled.
     #[error(transparent)]
     Sample(#[from] SampleError),
@@ -97,7 +106,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let _lock = DataLock::acquire(&data)?;
     let identity = Identity::load(&data)?.ok_or_else(|| RunError::NotEnrolled(data.clone()))?;
     let (mut meter, status) = start(&config, &identity, &data)?;
-    let intake = Intake::start(&config, &mut meter)?;
+    let mut intake = Intake::default();
+    intake.begin(&config, &mut meter);
     let shipper = Shipper::start(shipping(&identity), meter.station.buffer().clone());
     let agent = Agent {
         config,
@@ -119,17 +129,23 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 struct Meter {
     sampler: Sampler,
     station: Station,
-    /// Counts what applications report; `None` when they may not.
+    /// Where that was counted is remembered.
+    intake: PathBuf,
+    /// Counts what applications report; `None` when they may not, or it cannot be opened.
     desk: Option<Desk>,
-    /// The last batch of reports in the registers as they were found; none when none were.
+    /// The last batch of reports in the registers; none when they were not found.
     counted: Option<u64>,
+    tally: Tally,
     notes: Vec<String>,
     /// Why the last seal failed; a log says it once.
     unsealed: Option<String>,
 }
 
 fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, Status), RunError> {
-    let settings = buffer::Settings::default();
+    let settings = buffer::Settings {
+        limit_bytes: config.buffer.limit_bytes,
+        ..buffer::Settings::default()
+    };
     let stream = StreamId(random()?);
     let (buffer, recovered) = Buffer::open(&data.join("buffer"), settings, stream)?;
     let mut status = Status::new(identity);
@@ -148,9 +164,14 @@ fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, St
     Ok((
         Meter {
             sampler: Sampler::new(config)?,
-            counted: recovered.state.is_some().then(|| station.accrual().batch()),
+            counted: station
+                .accrual()
+                .accounted_through()
+                .map(|_| station.accrual().batch()),
             station,
+            intake: data.join("intake"),
             desk: None,
+            tally: Tally::open(data)?,
             notes: Vec::new(),
             unsealed: None,
         },
@@ -175,6 +196,7 @@ fn shipping(identity: &Identity) -> Shipping {
 }
 
 /// The tasks that take in what applications report, and the queue they fill.
+#[derive(Default)]
 struct Intake {
     queue: Option<mpsc::Receiver<Request>>,
     tasks: JoinSet<()>,
@@ -182,38 +204,35 @@ struct Intake {
 }
 
 impl Intake {
-    /// Opens the desk, listens, and asks the configured targets.
-    fn start(config: &Config, meter: &mut Meter) -> Result<Self, RunError> {
-        let mut intake = Self {
-            queue: None,
-            tasks: JoinSet::new(),
-            troubles: Troubles::default(),
-        };
-        if !config.intake.enabled {
-            return Ok(intake);
+    /// Opens the desk, listens, and asks the configured targets, unless that was done. Metering does not depend
+    /// on it: what fails is tried again with the next seal.
+    fn begin(&mut self, config: &Config, meter: &mut Meter) {
+        if !config.intake.enabled || meter.desk.is_some() {
+            return;
         }
-        let (fill, queue) = mpsc::channel(server::QUEUE);
-        let counted = meter.counted;
-        let desk = Desk::open(&config.data.join("intake"), &config.intake, counted, now())?;
-        meter.station.set_batch(desk.last_batch());
-        meter.desk = Some(desk);
+        let opened = self.open(config, meter).err();
+        self.troubles
+            .note("intake", opened.map(|error| error.to_string()));
+    }
+
+    fn open(&mut self, config: &Config, meter: &mut Meter) -> Result<(), IntakeError> {
         let runtime = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
         let path = config.intake.listen_on(&config.data, runtime.as_deref());
-        match Server::bind(&path, config, fill.clone()) {
-            Ok(server) => drop(intake.tasks.spawn(server.serve())),
-            // Metering does not depend on it.
-            Err(error) => {
-                tracing::error!(%error, "applications cannot report");
-                intake.troubles.add("intake", error.to_string());
-            }
+        let (fill, queue) = mpsc::channel(server::QUEUE);
+        let desk = Desk::open(&meter.intake, &config.intake, meter.counted, now())?;
+        let server = Server::bind(&path, config, fill.clone())?;
+        if meter.counted.is_none() {
+            meter.station.set_batch(desk.counted());
         }
+        meter.desk = Some(desk);
+        self.tasks.spawn(server.serve());
         for scrape in &config.scrape {
-            let (fill, troubles) = (fill.clone(), intake.troubles.clone());
-            let asking = scrape::run(scrape.clone(), fill, troubles, now);
-            intake.tasks.spawn(asking);
+            let (fill, troubles) = (fill.clone(), self.troubles.clone());
+            self.tasks
+                .spawn(scrape::run(scrape.clone(), fill, troubles, now));
         }
-        intake.queue = Some(queue);
-        Ok(intake)
+        self.queue = Some(queue);
+        Ok(())
     }
 
     /// What waits to be counted, as soon as there is something.
@@ -283,6 +302,21 @@ impl Shipper {
     }
 }
 
+/// A stream that cannot go on.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    stream: StreamId,
+    /// Whether another copy of it may have sealed what is not sealed here.
+    lives_on: bool,
+}
+
+/// The stream that is to follow it.
+#[derive(Debug, Clone, Copy)]
+struct Next {
+    stream: StreamId,
+    lives_on: bool,
+}
+
 struct Agent {
     config: Config,
     data: PathBuf,
@@ -292,7 +326,7 @@ struct Agent {
     meter: Option<Meter>,
     shipper: Shipper,
     intake: Intake,
-    stream_over: Option<StreamId>,
+    stream_over: Option<Over>,
     new_stream_at: Option<Instant>,
     /// Whether `status.json` is out of date; a log says it once.
     unpublished: bool,
@@ -303,6 +337,7 @@ impl Agent {
         mut self,
         mut shutdown: Pin<Box<impl Future<Output = ()>>>,
     ) -> Result<(), RunError> {
+        let events = self.watch_groups();
         // At once, not at the next multiple: what is born from now on is then known to be.
         self.meter(false).await?;
         self.publish();
@@ -310,11 +345,19 @@ impl Agent {
         let seal_us = self.config.seal_seconds.saturating_mul(SECOND_US);
         let mut sealed_at = now().floor_to(seal_us);
         let mut due = now().next_multiple(sample_us);
+        let mut sampled = now();
         loop {
+            let look = self.look_in();
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(event) = self.shipper.events.recv() => self.handle(event),
                 reports = self.intake.reports() => self.count(reports).await?,
+                () = readable(events.as_ref()) => {
+                    if self.notice() {
+                        due = due.min(sampled.saturating_add(Micros(EARLY_EVERY_US)).max(now()));
+                    }
+                }
+                () = elapsed(look) => self.look(),
                 () = tokio::time::sleep(until(due, sample_us)) => {
                     let at = now();
                     if at < due && due.since(at).0 <= sample_us {
@@ -326,11 +369,40 @@ impl Agent {
                         sealed_at = boundary;
                         self.publish();
                     }
-                    due = now().next_multiple(sample_us);
+                    sampled = now();
+                    due = sampled.next_multiple(sample_us);
                 }
             }
         }
         self.stop().await
+    }
+
+    /// Groups that come and go between samples are noticed where the kernel tells of them.
+    fn watch_groups(&mut self) -> Option<AsyncFd<OwnedFd>> {
+        let sampler = &mut self.meter.as_mut()?.sampler;
+        let watched = sampler.begin_watching().and_then(awaitable);
+        watched
+            .inspect_err(|error| {
+                tracing::warn!(%error, "new control groups are noticed by sampling only");
+            })
+            .ok()
+    }
+
+    fn notice(&mut self) -> bool {
+        self.meter
+            .as_mut()
+            .is_some_and(|meter| meter.sampler.notice())
+    }
+
+    fn look(&mut self) {
+        if let Some(meter) = &mut self.meter {
+            meter.sampler.look();
+        }
+    }
+
+    fn look_in(&self) -> Option<Duration> {
+        let wait = self.meter.as_ref()?.sampler.look_in()?;
+        Some(Duration::from_micros(wait.0))
     }
 
     /// Final sample, seal, flush, drain.
@@ -373,6 +445,9 @@ impl Agent {
         };
         let seed = if seal { Some(random()?) } else { None };
         let new_stream = self.due_stream()?;
+        if seal {
+            self.intake.begin(&self.config, &mut meter);
+        }
         let asked = self.intake.troubles();
         let worked = tokio::task::spawn_blocking(move || {
             let mut troubles = meter.work(seed, new_stream);
@@ -382,6 +457,8 @@ impl Agent {
         let (meter, troubles) = worked
             .await
             .map_err(|error| RunError::Worker(error.to_string()))?;
+        let stream = meter.station.buffer().stream();
+        self.stream_over.take_if(|over| over.stream != stream);
         self.meter = Some(meter);
         if seal || !troubles.is_empty() {
             self.status.troubles = troubles;
@@ -397,9 +474,10 @@ impl Agent {
         let Some(mut meter) = self.meter.take() else {
             return Err(RunError::Worker("it was lost".to_owned()));
         };
+        let seed = random()?;
         let counted = tokio::task::spawn_blocking(move || {
             if let Some(desk) = &mut meter.desk {
-                desk.commit(&mut meter.station, reports, now());
+                desk.commit(&mut meter.station, reports, seed, now());
             }
             meter
         });
@@ -410,19 +488,19 @@ impl Agent {
         Ok(())
     }
 
-    /// The id of a new stream, when the one there is over and the last one is long enough ago.
-    fn due_stream(&mut self) -> Result<Option<StreamId>, RunError> {
-        let over = self.stream_over.is_some();
-        if !over
-            || self
-                .new_stream_at
-                .is_some_and(|at| at.elapsed() < STREAM_EVERY)
-        {
+    /// A new stream, when the one there is over and the last one is long enough ago.
+    fn due_stream(&mut self) -> Result<Option<Next>, RunError> {
+        let recent = self
+            .new_stream_at
+            .is_some_and(|at| at.elapsed() < STREAM_EVERY);
+        let Some(over) = self.stream_over.filter(|_| !recent) else {
             return Ok(None);
-        }
-        self.stream_over = None;
+        };
         self.new_stream_at = Some(Instant::now());
-        Ok(Some(StreamId(random()?)))
+        Ok(Some(Next {
+            stream: StreamId(random()?),
+            lives_on: over.lives_on,
+        }))
     }
 
     fn handle(&mut self, event: ShipEvent) {
@@ -460,7 +538,10 @@ impl Agent {
                 self.status.link = LinkStatus::StreamOver {
                     why: why.to_string(),
                 };
-                self.stream_over = Some(stream);
+                self.stream_over = Some(Over {
+                    stream,
+                    lives_on: why.lives_on(),
+                });
                 self.publish();
             }
         }
@@ -479,10 +560,10 @@ impl Agent {
 }
 
 impl Meter {
-    fn work(&mut self, seed: Option<[u8; 32]>, new_stream: Option<StreamId>) -> Vec<String> {
+    fn work(&mut self, seed: Option<[u8; 32]>, new_stream: Option<Next>) -> Vec<String> {
         let mut troubles = Vec::new();
-        if let Some(stream) = new_stream
-            && let Err(error) = self.station.begin_stream(stream)
+        if let Some(next) = new_stream
+            && let Err(error) = self.begin_stream(next)
         {
             tracing::error!(%error, "no new stream could be begun");
             troubles.push(error.to_string());
@@ -492,9 +573,14 @@ impl Meter {
         self.station.observe(&sample);
         if let Some(seed) = seed {
             self.seal(seed);
+            if let Err(error) = self.keep_tally() {
+                tracing::warn!(%error, "the tally was not kept");
+                troubles.push(error.to_string());
+            }
         }
         troubles.extend(self.unsealed.clone());
         troubles.extend(self.notes.iter().cloned());
+        troubles.extend(self.counters_that_fell());
         let refused = self.station.accrual().refused();
         if refused > 0 {
             troubles.push(format!(
@@ -502,6 +588,17 @@ impl Meter {
             ));
         }
         troubles
+    }
+
+    fn begin_stream(&mut self, next: Next) -> Result<(), RunError> {
+        if next.lives_on {
+            // First: should the rest fail, too little is billed and not too much.
+            match &mut self.desk {
+                Some(desk) => desk.forget_series(&self.station, now())?,
+                None => Desk::forget_all(&self.intake)?,
+            }
+        }
+        Ok(self.station.begin_stream(next.stream, next.lives_on)?)
     }
 
     fn seal(&mut self, seed: [u8; 32]) {
@@ -512,6 +609,37 @@ impl Meter {
             _ => {}
         }
         self.unsealed = error;
+    }
+
+    fn counters_that_fell(&self) -> Option<String> {
+        let accrual = self.station.accrual();
+        let (slips, resets) = (accrual.slips(), accrual.resets());
+        (slips + resets > 0).then(|| {
+            format!(
+                "since the start counters were {slips} times below their highest value, which bills nothing until they are past it, \
+                 and {resets} times began anew, which closes their registers"
+            )
+        })
+    }
+
+    fn keep_tally(&mut self) -> Result<(), TallyError> {
+        let closed = self.station.take_closed();
+        let (stream, head, receipt) = {
+            let buffer = self.station.buffer().lock();
+            let receipt = self.tally.wants_receipt().then(|| {
+                let receipt = buffer.last_receipt().cloned();
+                receipt.zip(buffer.receipted_time())
+            });
+            (buffer.stream(), buffer.head(), receipt.flatten())
+        };
+        if head.last().is_some() {
+            let registers = self.station.accrual().registers();
+            self.tally.sealed(stream, &head, registers, closed)?;
+        }
+        match receipt {
+            Some((receipt, covered_through)) => self.tally.receipted(&receipt, covered_through),
+            None => Ok(()),
+        }
     }
 
     /// Sampling says the same for as long as it holds; a log says it once.
@@ -535,6 +663,8 @@ fn refresh(status: &mut Status, identity: &Identity, meter: &Meter) {
     status.unreceipted = stats.unreceipted;
     status.buffer_bytes = stats.bytes;
     status.journal_alone = stats.journal_alone;
+    status.in_reserve = stats.in_reserve;
+    status.buffer_full_in_seconds = stats.full_in.map(|time| time.0 / SECOND_US);
     status.registers = meter
         .station
         .accrual()
@@ -548,6 +678,34 @@ pub(crate) fn now() -> Timestamp {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp::EPOCH.saturating_add(since.into())
+}
+
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe; an owned descriptor stays open for as long as it is registered"
+)]
+fn awaitable(events: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(events, Interest::READABLE)
+}
+
+/// Until something happened to control groups; never, where that is not told.
+async fn readable(events: Option<&AsyncFd<OwnedFd>>) {
+    let ready = match events {
+        Some(events) => events.readable().await,
+        None => std::future::pending().await,
+    };
+    // All of it is read before this is asked again.
+    if let Ok(mut ready) = ready {
+        ready.clear_ready();
+    }
+}
+
+/// Until so much time has passed; never, where none is given.
+async fn elapsed(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Never longer than a period, so that a clock set back does not stop the sampling.

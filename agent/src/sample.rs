@@ -6,21 +6,29 @@
 //! | workload | meters | from |
 //! |---|---|---|
 //! | `host` | `cpu.time` | root cgroup: `cpuacct.usage` (v1) or `cpu.stat` (v2); else `/proc/stat`, in ticks of 10 ms |
+//! | | `cpu.steal` | `/proc/stat`, in ticks of 10 ms; in no other meter |
 //! | | `memory.usage`, `memory.peak` | sysinfo's total − free, less `Inactive(file)` of `/proc/meminfo`: the working set, as of a cgroup |
+//! | | `process.count` | `/proc/loadavg`: tasks that exist, threads among them |
 //! | | `disk.*` | root cgroup: `blkio.throttle.*_recursive` (v1) or `io.stat` (v2) where it counts; else `/proc/diskstats` |
 //! | | `uptime` | `CLOCK_MONOTONIC`, whole seconds: suspended time is not up |
 //! | `cgroup/PATH` | `cpu.time` | `cpuacct.usage` (v1) where the cgroup is there; else `cpu.stat` (v2) |
 //! | | `memory.*` | `memory.usage_in_bytes` − `total_inactive_file` (v1); else `memory.current` − `inactive_file` (v2) |
 //! | | `disk.*` | as for the host |
+//! | | `process.count` | `pids.current` |
+//! | `disk/NAME` | `disk.*` | `/proc/diskstats`, for disks that `[disks]` selects |
 //! | `interface/NAME` | `network.*` | `/sys/class/net/NAME/statistics`; sysinfo reads the same files, but says 0 where it cannot |
 //! | `filesystem/PATH` | `storage.used` | listed by sysinfo; total − free blocks, so that blocks reserved for root are not billed as used |
 //!
+//! What a control group is (unit, container, pod, machine) is told from its path, and from what its runtime has
+//! written down; both become labels of the workload. Its name stays `cgroup/PATH`.
+//!
 //! Disk meters count whole real devices: no partitions, and none of loop, ram, zram, dm, md, whose
-//! bytes are counted on the devices below them.
+//! bytes are counted on the devices below them. When a disk comes or goes, the host's sum is another counter.
 
 use std::path::PathBuf;
 
 use tallystick_common::ids::BootId;
+use tallystick_common::time::Micros;
 
 use crate::config::Config;
 
@@ -32,12 +40,17 @@ mod filesystem;
 mod host;
 mod interface;
 mod mounts;
+mod origin;
 mod parse;
+mod record;
 mod source;
 mod walk;
+mod watch;
 
 pub use clock::moment;
-pub use source::{Identity, Moment, Note, Raw, Sample, SourceReading, Walk};
+pub use source::{
+    Identity, LastReading, Moment, Note, Raw, Sample, SourceReading, Walk, WorkloadLabels,
+};
 
 /// Where the kernel's file systems are mounted; tests lay out their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +59,8 @@ pub struct Roots {
     pub proc: PathBuf,
     /// `/sys`, for network interfaces and block devices.
     pub sys: PathBuf,
+    /// `/`, for what container runtimes write below `/var` and `/run`.
+    pub root: PathBuf,
 }
 
 impl Default for Roots {
@@ -53,6 +68,7 @@ impl Default for Roots {
         Self {
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
+            root: PathBuf::from("/"),
         }
     }
 }
@@ -90,6 +106,7 @@ pub struct Sampler {
     host: host::Host,
     interfaces: interface::Interfaces,
     filesystems: filesystem::Filesystems,
+    period: Micros,
     buffer: Vec<u8>,
 }
 
@@ -111,7 +128,7 @@ impl Sampler {
         // Without mountinfo there are no cgroups to be found, as on a system that has none.
         let mountinfo =
             std::fs::read_to_string(roots.proc.join("self/mountinfo")).unwrap_or_default();
-        let mut devices = devices::Devices::new(roots);
+        let mut devices = devices::Devices::new(roots, config.disks.compile()?);
         devices.refresh();
         let mut hierarchies = mounts::hierarchies(&mountinfo);
         // A sandbox may have mounted something over them.
@@ -122,30 +139,56 @@ impl Sampler {
             cgroups: cgroup::Cgroups::new(
                 hierarchies,
                 config.cgroups.compile()?,
+                record::Records::new(roots.root.clone(), config.container_labels.compile()?),
                 devices.counted(),
             ),
             interfaces: interface::Interfaces::new(roots, config.interfaces.compile()?),
             filesystems: filesystem::Filesystems::new(config.filesystems.compile()?),
             devices,
+            period: Micros::from_seconds(config.sample_seconds),
             buffer: Vec::new(),
         })
     }
 
+    /// From the next sample on, control groups that come and go are noticed between samples as well: a
+    /// descriptor that is readable when [`Self::notice`] has something to see to.
+    ///
+    /// # Errors
+    /// When the kernel has no inotify to give; sampling goes on without.
+    pub fn begin_watching(&mut self) -> std::io::Result<std::os::fd::OwnedFd> {
+        self.cgroups.begin_watching()
+    }
+
+    /// Sees to what happened: reads groups that were made or have become empty. Whether groups were made
+    /// that are metered.
+    pub fn notice(&mut self) -> bool {
+        self.cgroups.notice(self.boot, self.devices.counted())
+    }
+
+    /// How long until [`Self::look`] has something to read; `None` while there is nothing.
+    #[must_use]
+    pub fn look_in(&self) -> Option<Micros> {
+        let due = self.cgroups.look_due()?;
+        Some(Micros(due.0.saturating_sub(clock::moment().monotonic.0)))
+    }
+
+    /// Reads the young groups that are due.
+    pub fn look(&mut self) {
+        self.cgroups
+            .look(self.boot, self.devices.counted(), self.period);
+    }
+
     /// Reads everything now. What cannot be read says so in its place.
     pub fn sample(&mut self) -> Sample {
-        let moment = clock::moment();
-        let mut out = Gathering {
-            boot: self.boot,
-            moment,
-            sources: Vec::new(),
-            notes: Vec::new(),
-        };
+        let mut out = Gathering::new(self.boot, clock::moment());
         self.devices.refresh();
         // Cgroups before the host: what is used in between is then the host's, not a deficit.
         let walks = self
             .cgroups
             .sample(self.devices.counted(), &mut self.buffer, &mut out);
+        let last = self.cgroups.last(&out);
         self.host.sample(&self.devices, &mut self.buffer, &mut out);
+        self.devices.sample(&mut out);
         self.interfaces.sample(&mut self.buffer, &mut out);
         self.filesystems.sample(&mut out);
         let Gathering {
@@ -158,7 +201,9 @@ impl Sampler {
             boot,
             moment,
             sources,
+            last,
             walks,
+            labels: self.cgroups.labels(),
             notes,
         }
     }
@@ -174,6 +219,15 @@ struct Gathering {
 }
 
 impl Gathering {
+    fn new(boot: BootId, moment: Moment) -> Self {
+        Self {
+            boot,
+            moment,
+            sources: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
     fn identity(&self, domain: &str, incarnation: u64) -> Identity {
         Identity {
             boot: self.boot,
@@ -227,7 +281,7 @@ impl Gathering {
         level: Result<u128, String>,
     ) {
         use tallystick_common::meter::Meter;
-        let raw = level.map_or_else(Raw::Unreadable, Raw::Level);
+        let raw = self::level(level);
         self.push(workload, Meter::MEMORY_USAGE, identity, raw.clone());
         self.push(workload, Meter::MEMORY_PEAK, identity, raw);
     }
@@ -235,6 +289,10 @@ impl Gathering {
 
 fn is_gone(folder: &std::path::Path) -> bool {
     std::fs::metadata(folder).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+fn level(value: Result<u128, String>) -> Raw {
+    value.map_or_else(Raw::Unreadable, Raw::Level)
 }
 
 fn counter(value: Result<u128, String>) -> Raw {

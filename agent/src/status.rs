@@ -5,6 +5,8 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,13 +14,14 @@ use tallystick_common::codec;
 use tallystick_common::ids::{NodeId, Seq, StreamId, WorkloadName};
 use tallystick_common::keys::PublicKey;
 use tallystick_common::meter::Meter;
-use tallystick_common::time::{Micros, Timestamp};
+use tallystick_common::time::{Micros, SECOND_US, Timestamp};
 
 use crate::accrue::{Accrual, Checkpoint, RegisterView};
-use crate::buffer::{self, BufferError, ReceiptMark};
+use crate::buffer::{self, BufferError, ReceiptMark, Survey};
 use crate::config::Config;
 use crate::durable;
 use crate::identity::{Identity, IdentityError};
+use crate::inspect::FullIn;
 use crate::lock::DataLock;
 
 /// Why there is no status.
@@ -102,6 +105,13 @@ pub struct Status {
     pub buffer_bytes: u64,
     /// Whether sled is out of order and the journal works alone.
     pub journal_alone: bool,
+    /// Whether the disk was full and sealing goes on into what was set aside for that.
+    #[serde(default)]
+    pub in_reserve: bool,
+    /// How long until the buffer is full at the rate of the last segments, without a receipt and
+    /// before anything is thinned; `None` while no rate is known.
+    #[serde(default)]
+    pub buffer_full_in_seconds: Option<u64>,
     /// The connection.
     pub link: LinkStatus,
     /// What is wrong at the moment, for people.
@@ -139,9 +149,16 @@ impl Status {
     ) -> Result<Self, StatusError> {
         let mut status = Self::new(identity);
         status.running = running;
-        let Some(peek) = buffer::peek(&data.join("buffer"))? else {
+        let settings = buffer::Settings {
+            limit_bytes: config.buffer.limit_bytes,
+            ..buffer::Settings::default()
+        };
+        // As of a live one: a look at the journal is enough.
+        let Some(survey) = Survey::of(&data.join("buffer"), &settings, true)? else {
             return Ok(status);
         };
+        status.buffer_full_in_seconds = survey.full_in.map(|time| time.0 / SECOND_US);
+        let peek = survey.peek;
         status.stream = Some(peek.stream);
         status.next_seq = peek.head.next;
         status.covered_through = peek.head.last().map(|_| peek.head.covered_through);
@@ -177,6 +194,8 @@ impl Status {
             unreceipted: 0,
             buffer_bytes: 0,
             journal_alone: false,
+            in_reserve: false,
+            buffer_full_in_seconds: None,
             link: LinkStatus::None,
             troubles: Vec::new(),
             mended: Vec::new(),
@@ -192,13 +211,18 @@ impl Status {
             .map(|receipt| receipt.at);
     }
 
-    /// Replaces the published status. Not synced: it is of no use after a power cut.
+    /// Replaces the published status. Not synced: it is of no use after a power cut. On a full disk it
+    /// is written over the old one, in the room that has.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn publish(&self, data: &Path) -> std::io::Result<()> {
+    pub fn publish(&self, data: &Path) -> io::Result<()> {
         let json = serde_json::to_vec(self).expect("texts and numbers can be written as JSON");
-        durable::replace_file_unsynced(&file(data), &json)
+        let path = file(data);
+        match durable::replace_file_unsynced(&path, &json) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => overwrite(&path, json),
+            replaced => replaced,
+        }
     }
 
     /// How far behind `now` the sealed segments are.
@@ -230,6 +254,14 @@ impl From<RegisterView> for RegisterStatus {
             through,
         }
     }
+}
+
+/// Writes `json` over a file and fills up with blanks, so that it never has to grow for less.
+fn overwrite(path: &Path, mut json: Vec<u8>) -> io::Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    json.resize(json.len().max(length), b' ');
+    file.write_all_at(&json, 0)
 }
 
 fn file(data: &Path) -> PathBuf {
@@ -280,8 +312,10 @@ impl fmt::Display for Table<'_> {
         writeln!(f, "receipt    {}", or_none(receipt))?;
         writeln!(
             f,
-            "buffer     {} unreceipted, {} bytes",
-            status.unreceipted, status.buffer_bytes
+            "buffer     {} unreceipted, {} bytes; full in {}",
+            status.unreceipted,
+            status.buffer_bytes,
+            FullIn(status.buffer_full_in_seconds)
         )?;
         writeln!(f, "link       {}", status.link)?;
         for trouble in &status.troubles {

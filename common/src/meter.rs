@@ -36,6 +36,8 @@ pub enum Unit {
     Seconds,
     /// Whatever the application counts.
     Count,
+    /// Processes that exist, times seconds they exist.
+    ProcessSeconds,
 }
 
 impl fmt::Display for Unit {
@@ -47,6 +49,7 @@ impl fmt::Display for Unit {
             Self::Operations => "operations",
             Self::Seconds => "s",
             Self::Count => "counted",
+            Self::ProcessSeconds => "process·s",
         })
     }
 }
@@ -109,12 +112,16 @@ meters! {
     NETWORK_TX = 10 "network.tx" Bytes Counter additive=false;
     /// Time the node was up.
     UPTIME = 11 "uptime" Seconds Counter additive=false;
+    /// Time in which a processor had work and the hypervisor ran somebody else. Of the host alone; nobody's usage.
+    CPU_STEAL = 12 "cpu.steal" Microseconds Counter additive=false;
+    /// Processes held over time: tasks as the kernel counts them, threads among them.
+    PROCESS_COUNT = 13 "process.count" ProcessSeconds Integral additive=true;
     /// What an application counts; the name of it is the last part of the workload's.
-    APP_COUNT = 12 "app.count" Count Counter additive=false;
+    APP_COUNT = 14 "app.count" Count Counter additive=false;
     /// Bytes that an application counts.
-    APP_BYTES = 13 "app.bytes" Bytes Counter additive=false;
+    APP_BYTES = 15 "app.bytes" Bytes Counter additive=false;
     /// Seconds that an application counts.
-    APP_SECONDS = 14 "app.seconds" Seconds Counter additive=false;
+    APP_SECONDS = 16 "app.seconds" Seconds Counter additive=false;
 }
 
 /// A meter of the table. Copying it copies a reference.

@@ -71,6 +71,28 @@ pub enum Cause {
     Thinned,
 }
 
+impl Cause {
+    /// Every cause; the place in this list is part of the code in sealed bytes.
+    pub const ALL: [Self; 8] = [
+        Self::AgentDown,
+        Self::NodeDown,
+        Self::Suspended,
+        Self::SourceUnreadable,
+        Self::ClockStep,
+        Self::LostBeforeSeal,
+        Self::NewStream,
+        Self::Thinned,
+    ];
+
+    /// The cause that [`Display`](fmt::Display) writes like this.
+    #[must_use]
+    pub fn from_words(words: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|cause| cause.to_string() == words)
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

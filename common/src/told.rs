@@ -6,7 +6,9 @@ use std::error::Error;
 #[must_use]
 pub fn told(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).fold(String::new(), join)
+    causes
+        .map(|cause| cause.to_string().trim_end().to_owned())
+        .fold(String::new(), join)
 }
 
 fn join(before: String, cause: String) -> String {

@@ -21,8 +21,7 @@ CREATE TABLE nodes (
     labels          TEXT   NOT NULL DEFAULT '{}',
     signing_key     BLOB   NOT NULL,
     tls_fingerprint BLOB   NOT NULL,
-    enrolled_at     BIGINT NOT NULL,
-    last_seen_at    BIGINT
+    enrolled_at     BIGINT NOT NULL
 );
 CREATE INDEX nodes_by_name ON nodes (name);
 
@@ -156,12 +155,14 @@ CREATE TABLE refusal_counts (
     PRIMARY KEY (node, reason)
 );
 
--- What is metered on a node, by name.
+-- What is metered on a node, by name. `labels` is a JSON object, as counted segments had it that end
+-- at `labelled_at`.
 CREATE TABLE workloads (
     id            BIGINT NOT NULL PRIMARY KEY,
     node          BIGINT NOT NULL REFERENCES nodes (id),
     name          TEXT   NOT NULL,
     labels        TEXT   NOT NULL DEFAULT '{}',
+    labelled_at   BIGINT NOT NULL DEFAULT 0,
     first_seen_at BIGINT NOT NULL,
     UNIQUE (node, name)
 );

@@ -66,6 +66,11 @@ fn guarded() -> Vec<Operation> {
         (read.clone(), "/v1/nodes/{node}", get(nodes::show)),
         (
             read.clone(),
+            "/v1/nodes/{node}/workloads",
+            get(nodes::workloads),
+        ),
+        (
+            read.clone(),
             "/v1/nodes/{node}/segments",
             get(nodes::segments),
         ),

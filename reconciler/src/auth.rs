@@ -60,7 +60,7 @@ pub enum AuthError {
     )]
     Taken(String),
     /// Nothing to revoke.
-    #[error("revoke API token {0}: none in use has that name; see `api-token list`")]
+    #[error("revoke API token {0}: none has that name; see `api-token list`")]
     Unknown(String),
     /// Not kept.
     #[error(transparent)]
@@ -132,20 +132,23 @@ async fn add_token(
 }
 
 /// Revokes what goes by a name, and ends the console sessions begun with it. A running server takes
-/// it no more from its next request on.
+/// it no more from its next request on. When it was revoked: before, if it had been already.
 ///
 /// # Errors
-/// When no token in use has the name, or the database fails.
+/// When no token has or had the name, or the database fails.
 pub async fn revoke_token(
     store: &Store,
     name: &str,
     actor: &str,
     now: Timestamp,
-) -> Result<(), AuthError> {
+) -> Result<Timestamp, AuthError> {
     let mut tx = store.write().await?;
     let count = store::auth::revoke_api_tokens(&mut tx, name, now).await?;
     if count == 0 {
-        return Err(AuthError::Unknown(name.to_owned()));
+        let tokens = store::auth::api_tokens(&mut tx).await?.into_iter();
+        let revoked = tokens.filter(|token| token.name == name);
+        let last = revoked.filter_map(|token| token.revoked_at).max();
+        return last.ok_or_else(|| AuthError::Unknown(name.to_owned()));
     }
     store::auth::delete_sessions_of(&mut tx, &format!("api:{name}")).await?;
     let note = Note {
@@ -156,7 +159,8 @@ pub async fn revoke_token(
         detail: serde_json::json!({ "count": count }),
     };
     audit::append(&mut tx, &note).await?;
-    Ok(tx.commit().await.map_err(StoreError::from)?)
+    tx.commit().await.map_err(StoreError::from)?;
+    Ok(now)
 }
 
 /// Makes a one-time login code for the console.
@@ -331,7 +335,9 @@ mod tests {
             None
         );
         let again = revoke_token(&store, "export", "cli:anna", at(3)).await;
-        assert!(matches!(again, Err(AuthError::Unknown(_))), "{again:?}");
+        assert_eq!(again.unwrap(), at(2), "it had been done");
+        let unknown = revoke_token(&store, "exprot", "cli:anna", at(3)).await;
+        assert!(matches!(unknown, Err(AuthError::Unknown(_))), "{unknown:?}");
         create_named_token(&store, "export", "cli:anna", at(4))
             .await
             .unwrap();

@@ -3,13 +3,17 @@
 //! Owns the one type that `GET /v1/overview` gives as JSON and the first page draws. Computes nothing of
 //! its own: usage, coverage and drafts come from the modules that own them.
 
+pub mod coverage;
 pub mod figures;
 
 pub use figures::overview;
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use tallystick_common::ids::{NodeId, Seq, StreamId, WorkloadName};
 use tallystick_common::meter::{Meter, Unit};
+use tallystick_common::reading::Cause;
 use tallystick_common::time::{Micros, Timestamp};
 use utoipa::ToSchema;
 
@@ -147,7 +151,10 @@ pub struct NodeToday {
     pub last_segment: Option<LastSegment>,
     /// Today's time, by how well it is accounted for.
     pub coverage: Coverage,
-    /// Now − `covered_through` in microseconds; none before the first segment.
+    /// Today's gaps that the node names: time in which nothing of it was measured.
+    pub gaps: Vec<NamedGap>,
+    /// Now − the instant up to which the node's time is accounted for, in microseconds; none before the
+    /// first segment. A segment ahead of the server's clock does not count.
     #[schema(value_type = Option<u64>)]
     pub lag: Option<Micros>,
     /// What it sent and was refused, ever.
@@ -173,6 +180,21 @@ pub struct LastSegment {
     pub covered_through: Timestamp,
 }
 
+/// Time in which nothing was measured on a node, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct NamedGap {
+    /// First instant.
+    #[schema(value_type = String, format = DateTime)]
+    pub from: Timestamp,
+    /// First instant after it.
+    #[schema(value_type = String, format = DateTime)]
+    pub to: Timestamp,
+    /// `agent_down`, `node_down`, `suspended`, `source_unreadable`, `clock_step`, `lost_before_seal`,
+    /// `new_stream` or `thinned`.
+    #[schema(value_type = String)]
+    pub cause: Cause,
+}
+
 /// Microseconds of a span of time, by how well they are accounted for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Coverage {
@@ -182,10 +204,23 @@ pub struct Coverage {
     /// Known in sum only.
     #[schema(value_type = u64)]
     pub interpolated: Micros,
-    /// Accounted for as not measured.
+    /// Accounted for as not measured: by the host's register, or by a named gap.
     #[schema(value_type = u64)]
     pub unmeasured: Micros,
-    /// Not accounted for.
+    /// Sealed and kept, but not counted until a person decides.
+    #[schema(value_type = u64)]
+    pub quarantined: Micros,
+    /// Time that nobody spoke of.
     #[schema(value_type = u64)]
     pub missing: Micros,
+}
+
+impl NodeToday {
+    /// Why its gaps are, each cause once, in words.
+    #[must_use]
+    pub fn causes(&self) -> String {
+        let causes: BTreeSet<Cause> = self.gaps.iter().map(|gap| gap.cause).collect();
+        let words: Vec<String> = causes.iter().map(ToString::to_string).collect();
+        words.join(", ")
+    }
 }

@@ -2,153 +2,41 @@
 //!
 //! Owns how intervals fall into quarter-hour cells ([`Cells`]) and the task that lets the stored rows
 //! follow the streams. Rows, registers and the position up to which they hold advance in one
-//! transaction, compare-and-set on the position, so each segment is added exactly once. Readers add the
-//! stored tail beyond the position by the same [`Cells`].
+//! transaction, compare-and-set on the position, so each segment is added exactly once. Streams share
+//! transactions, because a transaction costs a wait for the disk. Readers add the stored tail beyond the
+//! position by the same [`Cells`].
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tallystick_common::failpoint;
-use tallystick_common::ids::{RegisterId, Seq, WorkloadName};
-use tallystick_common::meter::{Kind, Meter};
-use tallystick_common::odometer;
-use tallystick_common::reading::{Interval, Quality, Reading};
-use tallystick_common::segment::{Basis, Block, CloseReason, Run};
-use tallystick_common::time::{HOUR_US, QUARTER_HOUR_US, Timestamp, share_until};
+use tallystick_common::ids::Seq;
 use tokio::sync::{Notify, watch};
 
-use crate::ingest::admit::left_open;
-use crate::store::streams::{self, Stream};
+use crate::store::streams::{self, StoredSegment, Stream};
 use crate::store::{Store, StoreError, rollups};
 
-/// Segments of one stream in one transaction.
-const PAGE: u32 = 1024;
+mod cells;
+
+pub use cells::{ByWorkload, Cell, Cells, Labels, Quarters, RegisterEnd, place};
+
+/// Segments read at once, of one stream or of many.
+const PAGE: usize = 1024;
+/// Rows from which on a transaction takes no further stream: commits wait behind it.
+const ROWS: usize = 16_384;
 /// How long segments may wait for their rollups.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// A quarter-hour of one (workload, meter).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cell {
-    /// Sum of quantities (nothing for peaks).
-    pub quantity: u128,
-    /// Largest quantity of an interval.
-    pub max: u128,
-    /// Measured time.
-    pub measured: u64,
-    /// Time of exact intervals.
-    pub exact: u64,
-    /// Time of interpolated intervals.
-    pub interpolated: u64,
-    /// Time of unmeasured intervals.
-    pub unmeasured: u64,
-}
-
-/// A register as the counted segments leave it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegisterEnd {
-    /// What it is of.
-    pub workload: WorkloadName,
-    /// What it measures.
-    pub meter: Meter,
-    /// Set when it was opened in these segments.
-    pub opened: Option<(Basis, Timestamp)>,
-    /// Up to when.
-    pub at: Timestamp,
-    /// Its reading then.
-    pub reading: Reading,
-    /// Why it is over, if it is.
-    pub closed: Option<CloseReason>,
-}
-
-/// What some segments of one stream come to.
-#[derive(Debug, Default)]
-pub struct Cells {
-    /// By workload, meter, and the quarter-hour since 1970.
-    pub cells: BTreeMap<(WorkloadName, Meter), BTreeMap<u64, Cell>>,
-    /// By register.
-    pub registers: BTreeMap<RegisterId, RegisterEnd>,
-    /// The registers that the last of the segments leaves open, sorted. A register that was open and
-    /// is not among them is over, though none of its runs says so.
-    pub open: Vec<RegisterId>,
-}
-
-impl Cells {
-    /// Adds one segment's blocks. Registers advance over segments that are not counted, too.
-    pub fn add(&mut self, blocks: &[Block], counted: bool) {
-        self.open = left_open(blocks);
-        for block in blocks {
-            for run in block.runs() {
-                self.advance(block, run);
-                if counted {
-                    let key = (block.workload.clone(), run.meter);
-                    let cells = self.cells.entry(key).or_default();
-                    block
-                        .intervals(run)
-                        .for_each(|interval| add(cells, run.meter, &interval));
-                }
-            }
-        }
-    }
-
-    fn advance(&mut self, block: &Block, run: &Run) {
-        let shape = block.shape(run);
-        let before = self.registers.remove(&run.register);
-        let opened = run.opened.map(|basis| (basis, shape.start));
-        let accounted = before.as_ref().map_or(shape.start, |before| before.at);
-        let end = RegisterEnd {
-            workload: block.workload.clone(),
-            meter: run.meter,
-            opened: opened.or(before.and_then(|before| before.opened)),
-            at: shape.end().max(accounted),
-            reading: odometer::closing(block, run).unwrap_or(run.opening),
-            closed: run.closed,
-        };
-        self.registers.insert(run.register, end);
-    }
-}
-
-/// Adds an interval to the quarter-hours it lies in. An interpolated one is cut by its share of time;
-/// a peak counts in the quarter-hour of its last instant.
-fn add(cells: &mut BTreeMap<u64, Cell>, meter: Meter, interval: &Interval) {
-    let peak = meter.kind() == Kind::Peak;
-    let mut at = interval.start;
-    let (mut taken, mut timed) = (0, 0);
-    while at < interval.end {
-        let until = at.next_multiple(QUARTER_HOUR_US).min(interval.end);
-        let share = share_until(interval.quantity, interval.start, interval.end, until);
-        let measured = share_until(
-            u128::from(interval.measured.0),
-            interval.start,
-            interval.end,
-            until,
-        );
-        let cell = cells.entry(at.as_micros() / QUARTER_HOUR_US).or_default();
-        let time = until.since(at).0;
-        match interval.quality {
-            Quality::Exact => cell.exact += time,
-            Quality::Interpolated(_) => cell.interpolated += time,
-            Quality::Unmeasured(_) => cell.unmeasured += time,
-        }
-        cell.measured += u64::try_from(measured - timed).unwrap_or(u64::MAX);
-        if !peak {
-            cell.quantity = cell.quantity.saturating_add(share - taken);
-        }
-        if until == interval.end {
-            cell.max = cell.max.max(interval.quantity);
-        }
-        (taken, timed, at) = (share, measured, until);
-    }
-}
-
-/// The hour since 1970 and the place in it of a quarter-hour since 1970.
-#[must_use]
-pub fn place(quarter: u64) -> (u64, usize) {
-    let per_hour = HOUR_US / QUARTER_HOUR_US;
-    (
-        quarter / per_hour,
-        usize::try_from(quarter % per_hour).unwrap_or(0),
-    )
+/// What the next segments of one stream come to.
+#[derive(Debug)]
+pub struct Advance {
+    /// The stream; its rollups hold up to [`Stream::rolled`].
+    pub stream: Stream,
+    /// The first segment after these.
+    pub to: Seq,
+    /// What is to be added.
+    pub cells: Cells,
 }
 
 /// Lets rollups follow the streams until `stop` holds true, and once more after it.
@@ -181,91 +69,226 @@ pub async fn follow(store: Store, committed: Arc<Notify>, mut stop: watch::Recei
 /// # Errors
 /// When the database fails; what was done stays done.
 pub async fn catch_up(store: &Store) -> Result<(), StoreError> {
-    let streams = {
+    let mut behind = {
         let mut tx = store.read().await?;
-        streams::all(&mut tx).await?
+        VecDeque::from(streams::behind(&mut tx).await?)
     };
-    for stream in streams {
-        let mut rolled = stream.rolled;
-        while rolled < stream.next {
-            rolled = advance(store, &stream, rolled).await?;
+    while !behind.is_empty() {
+        let pages = read(store, &mut behind, PAGE).await?;
+        let advances = tokio::task::spawn_blocking(move || add_up(pages))
+            .await
+            .map_err(|error| StoreError::damaged("segments", error))??;
+        for group in groups(&advances) {
+            write(store, group).await?;
         }
     }
     Ok(())
 }
 
-/// One transaction: the next segments of one stream.
-async fn advance(store: &Store, stream: &Stream, from: Seq) -> Result<Seq, StoreError> {
+/// Segments of one stream from its [`Stream::rolled`] on.
+type Page = (Stream, Vec<StoredSegment>);
+
+/// The next `left` segments of the first streams. The rest of the last one stays at the front.
+async fn read(
+    store: &Store,
+    behind: &mut VecDeque<Stream>,
+    mut left: usize,
+) -> Result<Vec<Page>, StoreError> {
+    let mut tx = store.read().await?;
+    let mut pages = Vec::new();
+    while left > 0
+        && let Some(stream) = behind.pop_front()
+    {
+        let most = u32::try_from(left).unwrap_or(u32::MAX);
+        let segments = streams::segments_from(&mut tx, stream.row, stream.rolled, most).await?;
+        left = left.saturating_sub(segments.len());
+        let next = segments
+            .last()
+            .map_or(stream.rolled, |last| last.seq.next());
+        if segments.is_empty() {
+            let from = stream.rolled;
+            return Err(StoreError::damaged(
+                "segments",
+                format!("segment {from} is missing"),
+            ));
+        }
+        if next < stream.next {
+            behind.push_front(Stream {
+                rolled: next,
+                ..stream.clone()
+            });
+        }
+        pages.push((stream, segments));
+    }
+    Ok(pages)
+}
+
+fn add_up(pages: Vec<Page>) -> Result<Vec<Advance>, StoreError> {
+    let mut advances = Vec::with_capacity(pages.len());
+    for (stream, segments) in pages {
+        let (mut cells, mut to) = (Cells::default(), stream.rolled);
+        for segment in segments {
+            let counted = segment.counted;
+            to = segment.seq.next();
+            cells.add(&segment.read()?.1, counted);
+        }
+        advances.push(Advance { stream, to, cells });
+    }
+    Ok(advances)
+}
+
+/// Cuts them into transactions.
+fn groups(advances: &[Advance]) -> impl Iterator<Item = &[Advance]> {
+    let mut rest = advances;
+    std::iter::from_fn(move || {
+        let mut rows = 0;
+        let full = |advance: &Advance| {
+            rows += rollups::rows(&advance.cells);
+            rows >= ROWS
+        };
+        let count = rest
+            .iter()
+            .position(full)
+            .map_or(rest.len(), |last| last + 1);
+        let (group, after) = rest.split_at(count);
+        rest = after;
+        (!group.is_empty()).then_some(group)
+    })
+}
+
+/// One transaction, or one for each stream when another writer has moved one of them: those that were
+/// not moved still advance.
+async fn write(store: &Store, group: &[Advance]) -> Result<(), StoreError> {
+    if try_write(store, group).await? || group.len() == 1 {
+        return Ok(());
+    }
+    for advance in group {
+        try_write(store, std::slice::from_ref(advance)).await?;
+    }
+    Ok(())
+}
+
+/// `false`, and nothing has happened, when another writer has moved one of the streams.
+async fn try_write(store: &Store, group: &[Advance]) -> Result<bool, StoreError> {
     failpoint!("reconciler.rollup.before");
     let mut tx = store.write().await?;
-    let segments = streams::segments_from(&mut tx, stream.row, from, PAGE).await?;
-    let Some(last) = segments.last() else {
-        return Err(StoreError::damaged(
-            "segments",
-            format!("segment {from} is missing"),
-        ));
-    };
-    let next = last.seq.next();
-    let mut cells = Cells::default();
-    for segment in segments {
-        let counted = segment.counted;
-        cells.add(&segment.read()?.1, counted);
+    if !streams::roll(&mut tx, group).await? {
+        return Ok(false);
     }
-    rollups::add(&mut tx, stream, &cells).await?;
-    if streams::roll(&mut tx, stream.row, from, next).await? {
-        failpoint!("reconciler.rollup.written");
-        tx.commit().await?;
-        failpoint!("reconciler.rollup.done");
-    }
-    Ok(next)
+    rollups::add(&mut tx, group).await?;
+    failpoint!("reconciler.rollup.written");
+    tx.commit().await?;
+    failpoint!("reconciler.rollup.done");
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
-    use tallystick_common::time::{Micros, SECOND_US};
+    use std::net::SocketAddr;
 
     use super::*;
+    use crate::ingest::commit;
+    use crate::ingest::intake::Intake as _;
+    use crate::ingest::testing::{Agent, at};
+    use crate::store::testing;
 
-    fn at(seconds: u64) -> Timestamp {
-        Timestamp::from_seconds(seconds).unwrap()
+    async fn stored() -> (tempfile::TempDir, Store) {
+        let (folder, store) = testing::store().await;
+        let (intake, committer) = commit::channel(store.clone(), || at(3600), Arc::default());
+        let committing = tokio::spawn(committer.run());
+        for number in 1..=3 {
+            let mut agent = Agent::new(number, number).enrolled(&store).await;
+            for _ in 0..4 {
+                let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+                let answer = intake.segment(agent.next(60, 1000), peer).await.unwrap();
+                assert!(answer.await.unwrap().advances());
+            }
+        }
+        drop(intake);
+        committing.await.unwrap();
+        (folder, store)
     }
 
-    #[test]
-    fn an_interpolated_interval_is_cut_and_nothing_is_lost() {
-        use tallystick_common::reading::Cause;
-        let interval = Interval {
-            start: at(600),
-            end: at(2100),
-            quantity: 1001,
-            quality: Quality::Interpolated(Cause::AgentDown),
-            measured: Micros(1500 * SECOND_US),
-        };
-        let mut cells = BTreeMap::new();
-        add(&mut cells, Meter::CPU_TIME, &interval);
-        let quantities: Vec<u128> = cells.values().map(|cell| cell.quantity).collect();
-        assert_eq!(quantities, [200, 600, 201]);
-        assert_eq!(
-            cells.values().map(|cell| cell.interpolated).sum::<u64>(),
-            1500 * SECOND_US
-        );
-        assert_eq!(
-            cells.values().map(|cell| cell.measured).sum::<u64>(),
-            1500 * SECOND_US
-        );
+    async fn behind(store: &Store) -> VecDeque<Stream> {
+        let mut tx = store.read().await.unwrap();
+        VecDeque::from(streams::behind(&mut tx).await.unwrap())
     }
 
-    #[test]
-    fn a_peak_counts_where_it_ends() {
-        let interval = Interval {
-            start: at(0),
-            end: at(900),
-            quantity: 7,
-            quality: Quality::Exact,
-            measured: Micros(900 * SECOND_US),
+    /// CPU time in the rollups, and how many streams are behind.
+    async fn held(store: &Store) -> (i64, usize) {
+        let left = behind(store).await.len();
+        let mut tx = store.read().await.unwrap();
+        let query = "SELECT COALESCE(SUM(quantity0), 0) FROM rollups WHERE meter = $1";
+        let sum = sqlx::query_scalar(query)
+            .bind(i64::from(tallystick_common::meter::Meter::CPU_TIME.code()))
+            .fetch_one(&mut *tx)
+            .await
+            .unwrap();
+        (sum, left)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_another_writer_moved_is_added_once_and_holds_up_no_other() {
+        let (_folder, store) = stored().await;
+        let pages = read(&store, &mut behind(&store).await, PAGE).await.unwrap();
+        let advances = add_up(pages).unwrap();
+        assert_eq!(advances.len(), 3);
+        assert_eq!(held(&store).await, (0, 3));
+        write(&store, &advances[1..2]).await.unwrap();
+        assert_eq!(held(&store).await, (4000, 2));
+        assert!(!try_write(&store, &advances).await.unwrap());
+        assert_eq!(held(&store).await, (4000, 2), "all of it or none");
+        write(&store, &advances).await.unwrap();
+        assert_eq!(held(&store).await, (12_000, 0));
+        write(&store, &advances).await.unwrap();
+        assert_eq!(held(&store).await, (12_000, 0), "I1");
+    }
+
+    #[tokio::test]
+    async fn what_is_read_in_pieces_adds_up_to_the_same() {
+        let (_folder, store) = stored().await;
+        let (mut behind, mut sizes) = (behind(&store).await, Vec::new());
+        while !behind.is_empty() {
+            let pages = read(&store, &mut behind, 5).await.unwrap();
+            sizes.extend(pages.iter().map(|(_, segments)| segments.len()));
+            write(&store, &add_up(pages).unwrap()).await.unwrap();
+        }
+        assert_eq!(sizes, [4, 1, 3, 2, 2]);
+        assert_eq!(held(&store).await, (12_000, 0));
+    }
+
+    /// A register that a quarantined segment moves ends elsewhere than what was counted of it.
+    #[tokio::test]
+    async fn what_a_moved_register_counted_stays_with_its_first_workload() {
+        let (_folder, store) = testing::store().await;
+        let (intake, committer) = commit::channel(store.clone(), || at(3600), Arc::default());
+        let committing = tokio::spawn(committer.run());
+        let mut agent = Agent::new(1, 1).enrolled(&store).await;
+        let mut moved = {
+            let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+            let answer = intake.segment(agent.next(60, 1000), peer).await.unwrap();
+            assert!(answer.await.unwrap().advances());
+            agent.draft(60, 500)
         };
-        let mut cells = BTreeMap::new();
-        add(&mut cells, Meter::MEMORY_PEAK, &interval);
-        assert_eq!(cells[&0].max, 7);
-        assert_eq!(cells[&0].quantity, 0);
+        moved.part(1).workload = "cgroup/elsewhere";
+        let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+        let answer = intake.segment(agent.seal(&moved), peer).await.unwrap();
+        assert!(answer.await.unwrap().advances(), "quarantined");
+        drop(intake);
+        committing.await.unwrap();
+        catch_up(&store).await.unwrap();
+        assert_eq!(held(&store).await, (1000, 0));
+        let mut tx = store.read().await.unwrap();
+        let query = "SELECT w.name FROM rollups r JOIN workloads w ON w.id = r.workload WHERE r.quantity0 = 1000";
+        let name: String = sqlx::query_scalar(query).fetch_one(&mut *tx).await.unwrap();
+        assert_eq!(name, "cgroup/web");
+    }
+
+    #[tokio::test]
+    async fn two_that_follow_at_once_add_once() {
+        let (_folder, store) = stored().await;
+        let (one, two) = tokio::join!(catch_up(&store), catch_up(&store));
+        one.and(two).unwrap();
+        assert_eq!(held(&store).await, (12_000, 0));
     }
 }

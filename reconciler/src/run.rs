@@ -36,15 +36,8 @@ pub enum RunError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The UDP address.
-    #[error(
-        "{source}; stop what uses {address}, or choose another address for ingest (--ingest, or listen.ingest in reconciler.toml)"
-    )]
-    Ingest {
-        /// The address.
-        address: SocketAddr,
-        /// What failed.
-        source: EndpointError,
-    },
+    #[error(transparent)]
+    Ingest(#[from] EndpointError),
     /// The TCP address.
     #[error(
         "listen on {address} for API and console: {source}; stop what uses it, or choose another address (--listen, or listen.http in reconciler.toml)"
@@ -108,12 +101,7 @@ pub async fn serve(
         addresses: config.addresses.clone(),
         connections_max: DEFAULT_CONNECTIONS_MAX,
     });
-    let listener = Listener::open(config.ingest, Arc::clone(&services)).map_err(|source| {
-        RunError::Ingest {
-            address: config.ingest,
-            source,
-        }
-    })?;
+    let listener = Listener::open(config.ingest, Arc::clone(&services))?;
     let ingest = listener.address();
     let (stop, stopped) = watch::channel(false);
     let ingesting = tokio::spawn(listener.run(stopped.clone()));

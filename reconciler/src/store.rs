@@ -23,8 +23,10 @@ use tallystick_common::time::Timestamp;
 
 pub mod auth;
 pub mod billing;
+mod bulk;
 pub mod catalog;
 pub(crate) mod column;
+pub(crate) mod compressed;
 pub mod enrolment;
 pub mod inspect;
 mod migrate;

@@ -384,7 +384,8 @@ fn a_running_server_sees_what_the_command_line_changes() {
 
     folder.done("api-token revoke export");
     assert_eq!(server.get("/v1/accounts/acme", token).0, 401);
-    folder.refused(1, "api-token revoke export", &["export", "api-token list"]);
+    folder.done("api-token revoke export");
+    folder.refused(1, "api-token revoke exprot", &["exprot", "api-token list"]);
     let listed = folder.json("api-token list");
     assert_eq!(text(&listed[1], "name"), "export");
     assert!(listed[1]["revoked_at"].is_string());

@@ -1,7 +1,7 @@
 //! A control group of a test's own.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::Process;
@@ -41,6 +41,12 @@ impl Cgroup {
     #[must_use]
     pub fn workload(&self) -> String {
         format!("cgroup/{}", self.name)
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Its path below the hierarchy's root.
@@ -107,6 +113,15 @@ impl Cgroup {
         command
     }
 
+    /// Starts `command` in it.
+    ///
+    /// # Errors
+    /// When that cannot be started.
+    pub fn spawn(&self, command: &Command) -> anyhow::Result<Process> {
+        let program = std::path::Path::new(command.get_program());
+        Process::spawn(self.command(program).args(command.get_args()))
+    }
+
     fn enter(&self) -> String {
         format!(
             "echo $$ > '{}/cgroup.procs' || exit 1; ",
@@ -117,7 +132,7 @@ impl Cgroup {
 
 const BURN: &str = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done";
 
-fn has_counter(path: &std::path::Path) -> bool {
+fn has_counter(path: &Path) -> bool {
     let has = ["cpuacct.usage", "cpu.stat"]
         .iter()
         .any(|file| path.join(file).exists());

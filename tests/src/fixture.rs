@@ -100,6 +100,18 @@ impl Chain {
         &self.readings
     }
 
+    /// What usage of it comes to so far, by workload and meter.
+    pub fn totals(&self) -> impl Iterator<Item = ((NodeId, WorkloadName, Meter), u128)> + '_ {
+        let meters = self.size.meters;
+        self.readings
+            .iter()
+            .enumerate()
+            .map(move |(register, reading)| {
+                let (workload, meter) = (register / meters, METERS[register % meters]);
+                ((self.node, workload_name(workload), meter), *reading)
+            })
+    }
+
     /// Up to when the segments sealed so far account for time.
     #[must_use]
     pub fn covered_through(&self) -> Timestamp {
@@ -146,15 +158,7 @@ impl Chain {
     }
 
     fn block(&mut self, workload: usize, from: Timestamp) -> Block {
-        let name = if workload == 0 {
-            "host".to_owned()
-        } else {
-            format!("cgroup/customer-{workload:04}.slice")
-        };
-        let mut block = Block::new(
-            WorkloadName::new(name).expect("the name is one"),
-            Vec::new(),
-        );
+        let mut block = Block::new(workload_name(workload), Vec::new());
         let step_us = self.seal_us / self.size.steps as u64;
         for (place, &meter) in METERS.iter().take(self.size.meters).enumerate() {
             let register = workload * self.size.meters + place;
@@ -204,5 +208,13 @@ impl Chain {
         self.draw ^= self.draw >> 7;
         self.draw ^= self.draw << 17;
         self.draw
+    }
+}
+
+fn workload_name(workload: usize) -> WorkloadName {
+    match workload {
+        0 => WorkloadName::host(),
+        _ => WorkloadName::new(format!("cgroup/customer-{workload:04}.slice"))
+            .expect("the name is one"),
     }
 }

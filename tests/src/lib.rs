@@ -1,13 +1,15 @@
 //! Both sides of the way, and what is needed to test them.
 //!
 //! `process` and `sides` run the product's binaries, `world` runs both sides in the test's own process;
-//! `fixture` makes segments of any size. Nothing here listens elsewhere than on loopback, on a port that
-//! the kernel chose.
+//! `fixture` makes segments of any size, `bench` whole fleets of them. Nothing here listens elsewhere than
+//! on loopback, on a port that the kernel chose.
 
+pub mod bench;
 pub mod browser;
 pub mod cgroup;
 pub mod draw;
 pub mod fixture;
+pub mod group;
 pub mod http;
 pub mod poll;
 pub mod process;

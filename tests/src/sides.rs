@@ -161,6 +161,16 @@ impl Sides {
         Ok(())
     }
 
+    /// Adds to the agent's configuration.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure(&self, toml: &str) -> anyhow::Result<()> {
+        let path = self.folder.path().join("agent.toml");
+        let before = std::fs::read_to_string(&path)?;
+        Ok(std::fs::write(path, before + toml)?)
+    }
+
     /// The API of the reconciler.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! nodes that enrolled with it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -17,7 +17,9 @@ use tallystick_common::ids::{NodeId, Seq, StreamId};
 use tallystick_common::keys::SecretKey;
 use tallystick_common::receipt::Receipt;
 use tallystick_common::time::{Micros, Timestamp};
-use tallystick_common::wire::{ALPN_INGEST, Hello, Message, Position, Refused, Versions, Welcome};
+use tallystick_common::wire::{
+    ALPN_INGEST, Hello, JoinToken, Message, Position, Refused, Versions, Welcome,
+};
 use tallystick_reconciler::authority::join;
 use tallystick_reconciler::config::Config;
 use tallystick_reconciler::init;
@@ -55,7 +57,8 @@ pub async fn until<T>(deadline: Duration, what: &str, mut ask: impl FnMut() -> O
 /// A reconciler that can go away and come back where it was.
 #[derive(Debug)]
 pub struct Reconciler {
-    folder: tempfile::TempDir,
+    data: PathBuf,
+    _folder: Option<tempfile::TempDir>,
     addresses: (SocketAddr, SocketAddr),
     api_token: String,
     running: Option<Running>,
@@ -75,11 +78,21 @@ impl Reconciler {
     /// When it cannot be made, or does not serve.
     pub async fn start() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
+        let mut reconciler = Self::start_in(&folder.path().join("reconciler")).await?;
+        reconciler._folder = Some(folder);
+        Ok(reconciler)
+    }
+
+    /// A new one that serves, with `data` as its folder, which stays.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_in(data: &Path) -> anyhow::Result<Self> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let data = folder.path().join("reconciler");
-        let secret = init::init(&data, "test", now()).await?;
+        let secret = init::init(data, "test", now()).await?;
         let mut reconciler = Self {
-            folder,
+            data: data.to_owned(),
+            _folder: None,
             addresses: (any, any),
             api_token: secret.reveal().to_owned(),
             running: None,
@@ -91,7 +104,7 @@ impl Reconciler {
     /// Its data folder.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("reconciler")
+        self.data.clone()
     }
 
     /// Serves again.
@@ -168,13 +181,20 @@ impl Reconciler {
     /// # Errors
     /// When that is refused.
     pub async fn node(&self, name: &str) -> anyhow::Result<Node> {
+        let token = self.token().await?;
+        let enrolment = enroll(&token, name, NodeKeys::draw()?).await?;
+        Ok(Node { enrolment })
+    }
+
+    /// What a node joins with, once.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn token(&self) -> anyhow::Result<JoinToken> {
         let services = &self.ready().services;
         let (authority, store) = (&services.authority, &services.store);
         let addresses = vec![self.address()];
-        let token =
-            join::create(authority, store, addresses, "", join::DEFAULT_LIFE, now()).await?;
-        let enrolment = enroll(&token, name, NodeKeys::draw()?).await?;
-        Ok(Node { enrolment })
+        Ok(join::create(authority, store, addresses, "", join::DEFAULT_LIFE, now()).await?)
     }
 }
 

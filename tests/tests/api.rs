@@ -124,7 +124,14 @@ fn every_figure_of_the_first_page_is_in_the_api() {
         on_page(&node["state"]);
         let coverage = node["coverage"].as_object().unwrap();
         let parts: Vec<_> = coverage.keys().map(String::as_str).collect();
-        assert_eq!(parts, ["exact", "interpolated", "missing", "unmeasured"]);
+        let classes = [
+            "exact",
+            "interpolated",
+            "missing",
+            "quarantined",
+            "unmeasured",
+        ];
+        assert_eq!(parts, classes);
         assert!(node["lag"].is_u64(), "{node}");
     }
     assert!(!overview["chart"]["series"].as_array().unwrap().is_empty());

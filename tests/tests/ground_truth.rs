@@ -44,6 +44,21 @@ fn billed(draft: &Value, workload: &str) -> u128 {
     })
 }
 
+/// Every quantity is what its registers counted, by readings that did not come from rollups (I3).
+fn borne_out(draft: &Value) {
+    let statement = &draft["statement"];
+    assert_eq!(statement["discrepancies"], Value::Array(Vec::new()));
+    let number = |value: &Value| value.as_str().unwrap().parse::<u128>().unwrap();
+    for line in statement["lines"].as_array().unwrap() {
+        let details = line["details"].as_array().unwrap().iter();
+        let registers = details.flat_map(|detail| detail["registers"].as_array().unwrap());
+        let counted: u128 = registers
+            .map(|span| number(&span["closing"]) - number(&span["opening"]))
+            .sum();
+        assert_eq!(counted, number(&line["quantity"]), "{line}");
+    }
+}
+
 #[test]
 fn the_bill_is_the_kernels_counter_to_the_microsecond_and_the_price_exactly() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,6 +78,7 @@ fn the_bill_is_the_kernels_counter_to_the_microsecond_and_the_price_exactly() {
         / Decimal::from(3_600_000_000_u64);
     assert_eq!(line["unrounded"], amount.normalize().to_string(), "{line}");
     assert!(!line["steps"].as_array().unwrap().is_empty(), "{line}");
+    borne_out(&draft);
     assert_eq!(
         quantity(&up, &workload, "cpu.time"),
         kernel,
@@ -114,6 +130,7 @@ fn a_second_up_goes_on_with_the_same_registers_and_bill_also_after_a_kill() {
         began_as,
         "and the same stream: registers go on"
     );
+    borne_out(&draft(&up));
     let before = billed(&draft(&up), &workload);
     assert_eq!(up.terminate().unwrap(), Some(0));
     let up = Up::start(&data).unwrap();

@@ -458,6 +458,8 @@ fn fifty_kills_lose_nothing_and_bill_nothing_twice() {
         segments.len()
     );
     let draft = api.get(&format!("/v1/accounts/{ACCOUNT}/draft")).unwrap();
+    let differing = &draft["statement"]["discrepancies"];
+    assert_eq!(differing, &Value::Array(Vec::new()), "I3 when invoicing");
     let lines = draft["statement"]["lines"].as_array().unwrap();
     let billed_cpu: u128 = lines.iter().map(|line| number(line, "quantity")).sum();
     let cpu = |workload: &str| {

@@ -43,12 +43,11 @@ struct Host {
     sample: Sample,
     begin: Timestamp,
     second: u64,
-    sample_s: u64,
     draw: Draw,
 }
 
 impl Host {
-    fn new(begin: Timestamp, sample_s: u64) -> Self {
+    fn new(begin: Timestamp) -> Self {
         let cgroups = (0..CGROUPS).map(|n| format!("cgroup/customer-{n}.slice"));
         let workloads = std::iter::once("host".to_owned()).chain(cgroups);
         let mut sources = Vec::new();
@@ -70,21 +69,22 @@ impl Host {
             boot: BOOT,
             moment: moment(begin, 0),
             sources,
+            last: Vec::new(),
             walks: Vec::new(),
+            labels: std::sync::Arc::default(),
             notes: Vec::new(),
         };
         Self {
             sample,
             begin,
             second: 0,
-            sample_s,
             draw: Draw::seeded("offline"),
         }
     }
 
     /// Time passes until the next sample; every control group uses something, the host a little more.
     fn pass(&mut self) {
-        self.second += self.sample_s;
+        self.second += SAMPLE_S;
         self.sample.moment = moment(self.begin, self.second);
         let (host, cgroups) = self.sample.sources.split_at_mut(METERS.len());
         let mut sums = [0_u128; METERS.len()];
@@ -136,9 +136,9 @@ fn moment(begin: Timestamp, second: u64) -> Moment {
     }
 }
 
-fn accrual(sample_s: u64) -> accrue::Settings {
+fn accrual() -> accrue::Settings {
     accrue::Settings {
-        sample: Micros::from_seconds(sample_s),
+        sample: Micros::from_seconds(SAMPLE_S),
         register_limit: 10_000,
         config: Hash([1; 32]),
         labels: Vec::new(),
@@ -184,9 +184,9 @@ async fn mean_size(conn: &mut Connection, stream: StreamRow) -> usize {
         / segments.len()
 }
 
-fn station(node: &Node, buffer: &Handle, sample_s: u64) -> Station {
+fn station(node: &Node, buffer: &Handle) -> Station {
     let (id, key) = (node.id(), node.signing_key());
-    Station::new(id, key, accrual(sample_s), buffer.clone(), None).unwrap()
+    Station::new(id, key, accrual(), buffer.clone(), None).unwrap()
 }
 
 /// Bytes of a folder's files.
@@ -211,18 +211,6 @@ fn halves(folder: &Path) -> String {
     )
 }
 
-/// Bytes of buffer for a segment, from one day.
-fn bytes_a_segment(node: &Node, sample_s: u64) -> u64 {
-    let folder = tempfile::tempdir().unwrap();
-    let stream = StreamId([0x31; 16]);
-    let (buffer, _) = Buffer::open(folder.path(), Settings::default(), stream).unwrap();
-    let buffer = Handle::new(buffer);
-    let mut station = station(node, &buffer, sample_s);
-    meter(&mut station, &mut Host::new(now(), sample_s), 1);
-    let stats = buffer.stats();
-    stats.bytes / stats.unreceipted
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_days_without_a_reconciler_arrive_whole_and_once() {
     let mut reconciler = Reconciler::start().await.unwrap();
@@ -233,11 +221,10 @@ async fn thirty_days_without_a_reconciler_arrive_whole_and_once() {
     let stream = StreamId([0x30; 16]);
     let (buffer, _) = Buffer::open(folder.path(), Settings::default(), stream).unwrap();
     let buffer = Handle::new(buffer);
-    // Sampled once a seal, for the time's sake: as many segments, with fewer steps in each.
-    let mut station = station(&node, &buffer, SEAL_S);
+    let mut station = station(&node, &buffer);
     let away = Micros::from_seconds(DAYS * DAY_S);
     let begin = now().saturating_sub(away).floor_to(QUARTER_HOUR_US);
-    let mut host = Host::new(begin, SEAL_S);
+    let mut host = Host::new(begin);
     let (cpu_before, began) = (host.counter("host", Meter::CPU_TIME), Instant::now());
     tokio::task::block_in_place(|| meter(&mut station, &mut host, DAYS));
     let metered_in = began.elapsed();
@@ -248,17 +235,11 @@ async fn thirty_days_without_a_reconciler_arrive_whole_and_once() {
     let expected = readings(&station);
     assert_eq!(expected.len(), REGISTERS);
     println!(
-        "{SEGMENTS} segments of {REGISTERS} registers, sampled every {SEAL_S} s: {}, {} a segment; metered and sealed in {:.1} s",
+        "{SEGMENTS} segments of {REGISTERS} registers, sampled every {SAMPLE_S} s: {}, {} a segment; metered and sealed in {:.1} s",
         halves(folder.path()),
         stats.bytes / SEGMENTS,
         metered_in.as_secs_f64()
     );
-    let bytes = tokio::task::block_in_place(|| bytes_a_segment(&node, SAMPLE_S));
-    println!(
-        "sampled every {SAMPLE_S} s: {bytes} bytes a segment, {} in {DAYS} days",
-        bytes * SEGMENTS
-    );
-
     reconciler.come_back().await.unwrap();
     let began = Instant::now();
     let shipper = node.ship(buffer.clone());

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tallystick_tests::poll;
 use tallystick_tests::process::{Process, Up, binary};
 
@@ -49,6 +49,23 @@ fn what_is_wrong_is_said_once_and_in_its_own_words() {
     let said = refused(&["--data", data, "--listen", "127.0.0.1:0"]);
     assert!(said.contains("another `tallystick up`"), "{said}");
     assert_eq!(up.terminate().unwrap(), Some(0));
+}
+
+#[test]
+fn a_node_that_ships_nothing_any_more_is_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let up = Up::start(&data).unwrap();
+    let node = up.api.all("/v1/nodes").unwrap()[0]["id"].clone();
+    let path = format!("/v1/nodes/{}/ban", node.as_str().unwrap());
+    up.api.post(&path, &json!({ "reason": "sold" })).unwrap();
+    assert_eq!(up.terminate().unwrap(), Some(0));
+    let data = data.to_str().unwrap();
+    let said = refused(&["--data", data, "--listen", "127.0.0.1:0"]);
+    assert!(
+        said.contains("banned (sold)") && said.contains("--data"),
+        "{said}"
+    );
 }
 
 /// How far behind its node is, in microseconds.

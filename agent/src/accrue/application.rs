@@ -5,7 +5,8 @@
 //! not run is `unmeasured`: nothing could be reported then. What was reported before that, after the last
 //! sample, gets an interval of its own up to its report.
 //!
-//! A stream that ends takes its registers with it; what was reported and not sealed goes into the next one.
+//! A stream that ends takes its registers with it. What was reported and not sealed goes into the next one, unless
+//! another copy of the stream may have sealed it already.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ use tallystick_common::time::{Micros, SECOND_US, Timestamp};
 
 use super::register::{Register, Worth};
 use super::step::{Levels, Step};
-use super::{Accrual, Resume};
+use super::{Accrual, Draft, Resume};
 use crate::sample::Identity;
 
 /// Most that may be reported to one register between two samples: far below what an interval may hold, so
@@ -190,22 +191,60 @@ impl Accrual {
         }
     }
 
-    /// The stream is over: what was not sealed in it waits for the next.
-    pub(super) fn carry_reported(&mut self) {
-        let unsealed = |register: &Register| {
-            let intervals = register.intervals.iter().map(|interval| interval.quantity);
-            intervals.fold(register.pending, u128::saturating_add)
-        };
-        let reported = std::mem::take(&mut self.applications.reported);
-        let registers = reported.keys().filter_map(|id| self.registers.get(id));
-        let carried = registers.map(|register| Carried {
-            workload: register.workload.as_str().to_owned(),
-            meter: register.meter.code(),
-            quantity: unsealed(register),
-        });
-        let carried: Vec<Carried> = carried.filter(|carried| carried.quantity > 0).collect();
-        self.applications.carried.extend(carried);
+    /// The stream is about to end: what was not sealed in it, in these drafts that never will be among it,
+    /// waits for the next.
+    pub fn carry_reported<'d>(&mut self, drafts: impl IntoIterator<Item = &'d Draft>) {
+        for ((workload, meter), quantity) in self.unsealed_reports(drafts) {
+            self.applications.carried.push(Carried {
+                workload: workload.as_str().to_owned(),
+                meter: meter.code(),
+                quantity,
+            });
+        }
     }
+
+    /// What applications reported that is in no sealed segment: it is in open registers, or in these drafts.
+    pub fn unsealed_reports<'d>(&self, drafts: impl IntoIterator<Item = &'d Draft>) -> Reported {
+        let mut unsealed = Reported::new();
+        let mut add = |workload: &WorkloadName, meter, quantity: u128| {
+            if quantity > 0 {
+                let sum = unsealed.entry((workload.clone(), meter)).or_default();
+                *sum = sum.saturating_add(quantity);
+            }
+        };
+        for (register, quantity) in self.unsealed_registers() {
+            add(&register.workload, register.meter, quantity);
+        }
+        for block in drafts.into_iter().flat_map(|draft| &draft.blocks) {
+            for run in block.runs().iter().filter(|run| is_reported(run.meter)) {
+                let quantity = block.intervals(run).map(|interval| interval.quantity);
+                add(
+                    &block.workload,
+                    run.meter,
+                    quantity.fold(0, u128::saturating_add),
+                );
+            }
+        }
+        unsealed
+    }
+
+    fn unsealed_registers(&self) -> impl Iterator<Item = (&Register, u128)> {
+        let reported = self
+            .registers
+            .values()
+            .filter(|register| is_reported(register.meter));
+        reported.map(|register| {
+            let intervals = register.intervals.iter().map(|interval| interval.quantity);
+            (
+                register,
+                intervals.fold(register.pending, u128::saturating_add),
+            )
+        })
+    }
+}
+
+fn is_reported(meter: Meter) -> bool {
+    [Meter::APP_COUNT, Meter::APP_BYTES, Meter::APP_SECONDS].contains(&meter)
 }
 
 /// After an absence: what waits was reported before it, the rest of the time nothing could be.

@@ -14,6 +14,7 @@ use tallystick_common::time::{Micros, Timestamp};
 
 use super::application::Applications;
 use super::births::Births;
+use super::draft::Labels;
 use super::other::{Balance, Others};
 use super::register::Register;
 use super::step::Clock;
@@ -124,9 +125,12 @@ impl Accrual {
             gaps: checkpoint.gaps,
             births: checkpoint.births,
             others: Others { balances },
+            labels: Labels::default(),
             next: checkpoint.next,
             refused: 0,
             applications: checkpoint.applications,
+            slips: 0,
+            resets: 0,
         })
     }
 }

@@ -13,7 +13,7 @@ use super::step::{Levels, Step};
 use crate::sample::{Identity, Raw};
 
 /// Integrals accrue in byte-microseconds.
-const INTEGRAL_UNIT: u128 = SECOND_US as u128;
+pub(super) const INTEGRAL_UNIT: u128 = SECOND_US as u128;
 
 /// A register that is open, or closed since the last draft.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +112,12 @@ impl Register {
     pub(super) fn has_reset(&self, raw: &Raw) -> bool {
         self.meter.kind() == Kind::Counter
             && matches!(raw, Raw::Counter(value) if *value < self.mark.div_ceil(2))
+    }
+
+    /// Whether a counter stands below its mark: it bills nothing until it is past it.
+    pub(super) fn has_slipped(&self, raw: &Raw) -> bool {
+        self.meter.kind() == Kind::Counter
+            && matches!(raw, Raw::Counter(value) if *value < self.mark)
     }
 
     /// What this raw value is worth. Moves the baseline.

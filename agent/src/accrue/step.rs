@@ -152,6 +152,26 @@ impl Step {
         }
     }
 
+    /// The part of it up to a reading that was taken so long after its beginning.
+    pub(super) fn cut_after(&self, since: Micros) -> Self {
+        let elapsed = since.min(self.elapsed);
+        Self {
+            to: self.from.saturating_add(elapsed).min(self.to),
+            elapsed,
+            suspended: Micros(0),
+            gap: None,
+            ..self.clone()
+        }
+    }
+
+    /// The instant of its end, as where something ends that is closed in it.
+    pub(super) fn ended(&self) -> Self {
+        Self {
+            from: self.to,
+            ..self.clone()
+        }
+    }
+
     /// Where the time in which something was measured ends, given it begins at `start`: before the
     /// suspension, where there is room for that.
     pub(super) fn measured_until(&self, start: Timestamp) -> Timestamp {

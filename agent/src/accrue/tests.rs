@@ -491,6 +491,27 @@ fn the_register_limit_leaves_usage_with_the_rest_of_the_host() {
 }
 
 #[test]
+fn labels_of_a_workload_travel_in_its_block_also_the_last_time() {
+    let mut world = world_with("a");
+    world.tick();
+    world.cgroups.clear();
+    world.tick();
+    world.seal();
+    let owned = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let of = |world: &World, name: &str| {
+        let mut labels = world.labels.iter().filter(|(of, _)| of == name);
+        labels.next().unwrap().1.clone()
+    };
+    assert_eq!(of(&world, "host"), [owned("rack", "b7")]);
+    let both = [owned("path", "a"), owned("rack", "b7")];
+    assert_eq!(
+        of(&world, "cgroup/a"),
+        both,
+        "the operator's word on the rack stands"
+    );
+}
+
+#[test]
 fn no_time_makes_no_draft() {
     let mut world = World::new();
     assert_eq!(world.accrual.seal(), Ok(None));
@@ -498,4 +519,178 @@ fn no_time_makes_no_draft() {
     assert!(world.accrual.seal().unwrap().is_some());
     assert_eq!(world.accrual.seal(), Ok(None));
     assert_eq!(Accrual::new(settings()).seal(), Ok(None));
+}
+
+#[test]
+fn a_counter_of_32_bits_that_wraps_bills_nothing_for_it_and_is_reported() {
+    let mut world = world_with("a");
+    world.burn("a", u128::from(u32::MAX) - 10);
+    world.tick();
+    world.burn("a", 50);
+    world.cgroups.get_mut("a").unwrap().cpu %= 1 << 32;
+    world.tick();
+    world.burn("a", 7);
+    world.tick();
+    world.seal();
+    assert_eq!(world.billed("cgroup/a", CPU), u128::from(u32::MAX) - 10 + 7);
+    assert_eq!((world.accrual.resets(), world.accrual.slips()), (1, 0));
+    let closed = |(name, run): &(String, tallystick_common::segment::Run)| {
+        name == "cgroup/a" && run.closed == Some(CloseReason::Reset)
+    };
+    assert!(world.runs.iter().any(closed), "the register says so too");
+}
+
+#[test]
+fn a_counter_that_slips_is_reported() {
+    let mut world = world_with("a");
+    world.burn("a", 100);
+    world.tick();
+    world.cgroups.get_mut("a").unwrap().cpu -= 1;
+    world.tick();
+    assert_eq!((world.accrual.resets(), world.accrual.slips()), (0, 1));
+}
+
+#[test]
+fn a_leap_of_days_and_back_again_bills_each_microsecond_once() {
+    let days = (40 * 86_400 * SECOND).cast_signed();
+    let mut world = world_with("a");
+    world.tick();
+    world.seal();
+    world.step_clock(days);
+    world.burn("a", 5);
+    world.tick();
+    world.seal();
+    world.step_clock(-days);
+    for _ in 0..3 {
+        world.burn("a", 7);
+        world.tick();
+        world.seal();
+    }
+    assert_eq!(world.billed("cgroup/a", CPU), 5, "agent time stands still");
+    world.pass(days.unsigned_abs());
+    world.burn("a", 11);
+    world.sample();
+    world.seal();
+    assert_eq!(world.billed("cgroup/a", CPU), 5 + 3 * 7 + 11);
+    let last = world.of("cgroup/a", CPU).last().unwrap();
+    assert_eq!(last.quality, Quality::Interpolated(Cause::ClockStep));
+}
+
+#[test]
+fn weeks_of_downtime_are_one_interval_that_is_split_by_the_hour_without_loss() {
+    use tallystick_common::time::share_until;
+    let weeks = 4 * 7 * 86_400 * SECOND;
+    let mut world = world_with("a");
+    world.tick();
+    world.seal();
+    world.restart(weeks + 1_234_567);
+    world.burn("a", 1_000_003);
+    world.sample();
+    world.seal();
+    let last = world.of("cgroup/a", CPU).last().unwrap();
+    assert_eq!(last.quality, Quality::Interpolated(Cause::AgentDown));
+    assert_eq!(last.duration().0, weeks + 1_234_567);
+    let hours = (0..=last.duration().0 / (3600 * SECOND) + 1)
+        .map(|hour| at(last.start.as_micros() + hour * 3600 * SECOND).min(last.end));
+    let shares: Vec<u128> = hours
+        .map(|until| share_until(last.quantity, last.start, last.end, until))
+        .collect();
+    let sum: u128 = shares.windows(2).map(|pair| pair[1] - pair[0]).sum();
+    assert_eq!(sum, 1_000_003);
+}
+
+#[test]
+fn the_last_reading_of_a_group_is_billed_and_its_memory_only_up_to_then() {
+    let mut world = world_with("a");
+    world.tick();
+    world.burn("a", 100);
+    world.pass(4 * SECOND);
+    world.glimpse("a");
+    world.cgroups.clear();
+    world.pass(6 * SECOND);
+    world.sample();
+    world.seal();
+    assert_eq!(world.billed("cgroup/a", CPU), 100);
+    assert_eq!(world.billed("host/other", CPU), 0);
+    assert_eq!(world.billed("cgroup/a", MEMORY), (1 << 20) * 4);
+    let last = world.of("cgroup/a", MEMORY).last().unwrap();
+    assert_eq!(last.end, at(NOON + PERIOD + 4 * SECOND));
+    let closed = world
+        .runs
+        .iter()
+        .filter(|(name, run)| name == "cgroup/a" && run.closed == Some(CloseReason::Vanished));
+    assert_eq!(closed.count(), 3, "cpu, memory and its peak");
+}
+
+#[test]
+fn groups_that_came_and_went_between_two_samples_are_billed() {
+    let mut world = World::new();
+    for cpu in [30, 40] {
+        world.create("a");
+        world.burn("a", cpu);
+        world.glimpse("a");
+        world.cgroups.clear();
+    }
+    world.create("a");
+    world.burn("a", 50);
+    world.tick();
+    world.seal();
+    assert_eq!(world.billed("cgroup/a", CPU), 120);
+    assert_eq!(world.billed("host/other", CPU), 0);
+    let lives = world
+        .runs
+        .iter()
+        .filter(|(name, run)| name == "cgroup/a" && run.meter == CPU);
+    assert_eq!(lives.count(), 3, "each life has its register");
+}
+
+#[test]
+fn what_workloads_used_beyond_the_host_stands_on_the_rest() {
+    let mut world = world_with("a");
+    world.tick();
+    world.burn("a", 100);
+    world.host_cpu -= 30; // the host was read earlier than the cgroup
+    world.tick();
+    world.seal();
+    let label = |world: &World, key: &str| {
+        let of = world
+            .labels
+            .iter()
+            .rev()
+            .find(|(name, _)| name == "host/other");
+        let labels = &of.unwrap().1;
+        let found = labels.iter().find(|(known, _)| known == key);
+        found.map(|(_, value)| value.clone())
+    };
+    assert_eq!(label(&world, "excess.cpu.time").as_deref(), Some("30"));
+    assert_eq!(world.conservation(), (30, 30));
+    world.host_cpu += 30;
+    world.burn("none", 10);
+    world.tick();
+    world.seal();
+    assert_eq!(label(&world, "excess.cpu.time"), None, "made good");
+    assert_eq!(world.conservation(), (0, 0));
+    world.cgroups.get_mut("a").unwrap().readable = false;
+    world.burn("none", 5);
+    world.tick();
+    world.seal();
+    assert_eq!(label(&world, "undivided.cpu.time").as_deref(), Some("5"));
+    assert_eq!(world.conservation(), (-5, -5));
+}
+
+#[test]
+fn a_new_stream_takes_no_group_for_newborn() {
+    let mut world = World::new();
+    world.new_stream();
+    world.create("a");
+    world.burn("a", 9);
+    world.tick();
+    world.burn("a", 4);
+    world.tick();
+    world.seal();
+    assert_eq!(
+        world.billed("cgroup/a", CPU),
+        4,
+        "what it used before may be billed already"
+    );
 }

@@ -2,6 +2,7 @@
 //! judges every segment as admission does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tallystick_common::application::AppMeter;
 use tallystick_common::chain::StreamState;
@@ -13,8 +14,11 @@ use tallystick_common::seal::{SealedSegment, seal};
 use tallystick_common::segment::{HeaderDraft, Previous, Purpose, Run};
 use tallystick_common::time::{Micros, Timestamp};
 
+use super::register::Register;
 use super::{Accrual, Checkpoint, ReportError, Reported, Settings};
-use crate::sample::{Identity, Moment, Raw, Sample, SourceReading, Walk};
+use crate::sample::{
+    Identity, LastReading, Moment, Raw, Sample, SourceReading, Walk, WorkloadLabels,
+};
 
 pub(super) const SECOND: u64 = 1_000_000;
 pub(super) const PERIOD: u64 = 10 * SECOND;
@@ -29,12 +33,26 @@ pub(super) struct Cgroup {
     pub(super) readable: bool,
 }
 
+/// A reading between two samples.
+#[derive(Debug, Clone, Copy)]
+struct Glimpse {
+    cpu: u128,
+    memory: u128,
+    monotonic: u64,
+}
+
 pub(super) struct World {
     boot: u8,
     pub(super) wall: u64,
     monotonic: u64,
     boottime: u64,
     pub(super) cgroups: BTreeMap<String, Cgroup>,
+    /// Of each life of a path, the last one since the last sample.
+    glimpses: BTreeMap<(String, u64), Glimpse>,
+    /// `None` until a new process has taken its first sample.
+    sampled_at: Option<u64>,
+    /// Index and bytes received of the one network interface, if it has one.
+    pub(super) interface: Option<(u64, u128)>,
     pub(super) host_cpu: u128,
     pub(super) host_memory: u128,
     /// CPU time really used: by each cgroup's path over all its lives, and by the host as `host`.
@@ -42,11 +60,16 @@ pub(super) struct World {
     next_id: u64,
     pub(super) complete: bool,
     pub(super) accrual: Accrual,
-    durable: Option<Checkpoint>,
+    /// With what had been dropped by then.
+    durable: Option<(Checkpoint, i128)>,
+    /// What was outstanding when a boot or a stream ended.
+    dropped: i128,
     stream: StreamState,
     /// Everything a receiver knows, in order of arrival.
     pub(super) received: Vec<(String, Run, Interval)>,
     pub(super) runs: Vec<(String, Run)>,
+    /// Of every block, by its workload, in order of arrival.
+    pub(super) labels: Vec<(String, Vec<(String, String)>)>,
     pub(super) gaps: Vec<Gap>,
 }
 
@@ -77,6 +100,10 @@ impl World {
             monotonic: hour,
             boottime: hour,
             cgroups: BTreeMap::new(),
+            glimpses: BTreeMap::new(),
+            sampled_at: Some(hour),
+            interface: None,
+            dropped: 0,
             host_cpu: 5_000_000,
             host_memory: 1 << 30,
             truth: BTreeMap::new(),
@@ -87,6 +114,7 @@ impl World {
             stream: StreamState::new(StreamId([7; 16])),
             received: Vec::new(),
             runs: Vec::new(),
+            labels: Vec::new(),
             gaps: Vec::new(),
         };
         world.sample();
@@ -128,7 +156,36 @@ impl World {
     fn save(&mut self) {
         let config = bincode::config::standard();
         let bytes = bincode::encode_to_vec(self.accrual.checkpoint(), config).unwrap();
-        self.durable = Some(bincode::decode_from_slice(&bytes, config).unwrap().0);
+        let checkpoint = bincode::decode_from_slice(&bytes, config).unwrap().0;
+        self.durable = Some((checkpoint, self.dropped));
+    }
+
+    /// A reading out of turn, as when the kernel says that the group has become empty.
+    pub(super) fn glimpse(&mut self, path: &str) {
+        let cgroup = self.cgroups.get(path).filter(|cgroup| cgroup.readable);
+        if let Some(cgroup) = cgroup.filter(|_| self.sampled_at.is_some()) {
+            let glimpse = Glimpse {
+                cpu: cgroup.cpu,
+                memory: cgroup.memory,
+                monotonic: self.monotonic,
+            };
+            self.glimpses.insert((path.to_owned(), cgroup.id), glimpse);
+        }
+    }
+
+    pub(super) fn receive(&mut self, bytes: u128) {
+        let Some(interface) = &mut self.interface else {
+            return;
+        };
+        interface.1 += bytes;
+        *self.truth.entry("interface".to_owned()).or_default() += bytes;
+    }
+
+    /// The interface is plugged out and in again; drivers may keep its counter or not.
+    pub(super) fn replug(&mut self, counter_stays: bool) {
+        self.interface = self
+            .interface
+            .map(|(index, bytes)| (index + 1, if counter_stays { bytes } else { 0 }));
     }
 
     /// Time passes on all clocks.
@@ -155,7 +212,40 @@ impl World {
 
     pub(super) fn sample(&mut self) {
         let sample = self.read();
+        let clock = self.accrual.clock.as_ref();
+        if clock.is_some_and(|clock| clock.boot != sample.boot) {
+            // What waits for its interval goes on to wait.
+            self.dropped += self.outstanding(std::iter::empty());
+        }
         self.accrual.observe(&sample);
+        self.glimpses.clear();
+        self.sampled_at = Some(self.monotonic);
+    }
+
+    fn last(&self) -> Vec<LastReading> {
+        let gone = |((path, id), glimpse): (&(String, u64), &Glimpse)| {
+            let there = self.cgroups.get(path).is_some_and(|now| now.id == *id);
+            let sources = [
+                (Meter::CPU_TIME, Raw::Counter(glimpse.cpu)),
+                (Meter::MEMORY_USAGE, Raw::Level(glimpse.memory)),
+                (Meter::MEMORY_PEAK, Raw::Level(glimpse.memory)),
+            ];
+            let last = sources.map(|(meter, raw)| LastReading {
+                source: SourceReading {
+                    workload: WorkloadName::new(format!("cgroup/{path}")).unwrap(),
+                    meter,
+                    identity: Identity {
+                        boot: BootId([self.boot; 16]),
+                        domain: DOMAIN.to_owned(),
+                        incarnation: *id,
+                    },
+                    raw,
+                },
+                since_sample: Micros(glimpse.monotonic - self.sampled_at.unwrap()),
+            });
+            last.into_iter().filter(move |_| !there)
+        };
+        self.glimpses.iter().flat_map(gone).collect()
     }
 
     pub(super) fn read(&self) -> Sample {
@@ -208,6 +298,12 @@ impl World {
             Raw::Counter(self.host_cpu),
             Raw::Level(self.host_memory),
         );
+        sources.extend(self.interface.map(|(index, bytes)| SourceReading {
+            workload: WorkloadName::new("interface/eth0").unwrap(),
+            meter: Meter::NETWORK_RX,
+            identity: identity("interface", index),
+            raw: Raw::Counter(bytes),
+        }));
         let highest = self
             .cgroups
             .values()
@@ -222,13 +318,26 @@ impl World {
                 boottime: Micros(self.boottime),
             },
             sources,
+            last: self.last(),
             walks: vec![Walk {
                 domain: DOMAIN.to_owned(),
                 highest,
                 complete: self.complete,
             }],
+            labels: self.labels(),
             notes: Vec::new(),
         }
+    }
+
+    /// Every cgroup says its path.
+    fn labels(&self) -> Arc<WorkloadLabels> {
+        let own = |path: &String| {
+            let workload = WorkloadName::new(format!("cgroup/{path}")).unwrap();
+            let labels = [("path", path.as_str()), ("rack", "not its to say")];
+            let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+            (workload, labels.into_iter().map(owned).collect())
+        };
+        Arc::new(self.cgroups.keys().map(own).collect())
     }
 
     /// Seals what there is, and has it judged by the rules of admission.
@@ -260,6 +369,8 @@ impl World {
         self.stream.advance(&verified);
         self.gaps.extend(&verified.header().gaps);
         for block in verified.blocks() {
+            let name = block.workload.as_str().to_owned();
+            self.labels.push((name, block.labels.clone()));
             for run in block.runs() {
                 let name = block.workload.as_str().to_owned();
                 self.runs.push((name.clone(), *run));
@@ -270,6 +381,45 @@ impl World {
                 );
             }
         }
+        let (beyond_host, said) = self.conservation();
+        assert_eq!(beyond_host, said, "workloads and the rest, less the host");
+    }
+
+    /// CPU time of workloads beyond the host's, less the host's that is not divided yet.
+    fn outstanding<'r>(&self, registers: impl Iterator<Item = &'r Register>) -> i128 {
+        let labels = self.accrual.others.labels(registers);
+        let of = |key: &str| {
+            let found = labels.iter().find(|(known, _)| known == key);
+            found.map_or(0, |(_, value)| value.parse::<i128>().unwrap())
+        };
+        of("excess.cpu.time") - of("undivided.cpu.time")
+    }
+
+    /// What workloads and the rest were billed beyond the host, and what the agent says of it.
+    pub(super) fn conservation(&self) -> (i128, i128) {
+        let (mut divided, mut host) = (0, 0);
+        for (name, run, interval) in &self.received {
+            if run.meter == Meter::CPU_TIME {
+                let sum = if name == "host" {
+                    &mut host
+                } else {
+                    &mut divided
+                };
+                *sum += interval.quantity.cast_signed();
+            }
+        }
+        let outstanding = self.outstanding(self.accrual.registers.values());
+        (divided - host, self.dropped + outstanding)
+    }
+
+    /// The stream is over, and another begins: what was not sealed is gone, but for what was reported.
+    pub(super) fn new_stream(&mut self) {
+        self.dropped = self.conservation().0;
+        self.accrual.carry_reported([]);
+        self.accrual.begin_stream();
+        self.save();
+        let StreamId([first, ..]) = self.stream.stream;
+        self.stream = StreamState::new(StreamId([first.wrapping_add(1); 16]));
     }
 
     /// Whether a killed agent would find something to go on from.
@@ -277,19 +427,16 @@ impl World {
         self.durable.is_some()
     }
 
-    /// The stream is over and another begins.
-    pub(super) fn begin_stream(&mut self, stream: StreamId) {
-        self.accrual.begin_stream();
-        self.stream = StreamState::new(stream);
-        self.save();
-        self.accrual = Accrual::restore(settings(), self.durable.clone().unwrap()).unwrap();
-    }
-
     /// The agent is killed; what it had not sealed is gone. It comes back after `down`.
     pub(super) fn restart(&mut self, down: u64) {
         self.pass(down);
+        self.glimpses.clear();
+        self.sampled_at = None;
         self.accrual = match self.durable.clone() {
-            Some(checkpoint) => Accrual::restore(settings(), checkpoint).unwrap(),
+            Some((checkpoint, dropped)) => {
+                self.dropped = dropped;
+                Accrual::restore(settings(), checkpoint).unwrap()
+            }
             None => Accrual::new(settings()),
         };
     }
@@ -297,6 +444,7 @@ impl World {
     /// The node goes down for `off`, and its agent comes back `later` than its kernel.
     pub(super) fn reboot(&mut self, off: u64, later: u64) {
         self.restart(off);
+        self.replug(false);
         self.boot = self.boot.wrapping_add(1);
         self.wall += later;
         (self.monotonic, self.boottime) = (later, later);

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tallystick_common::failpoint;
 use tallystick_common::ids::Seq;
 
-use super::record::{self, Checkpoint, Found, Record};
+use super::record::{self, Checkpoint, Found, Record, SealedRecord};
 use super::scan::{Scan, file_path};
 use super::{BufferError, StoredSegment};
 use crate::durable;
@@ -40,6 +40,15 @@ enum Tail {
 struct FileFacts {
     bytes: u64,
     places: Vec<(Seq, u64)>,
+}
+
+impl FileFacts {
+    fn note(&mut self, record: &Record, at: u64, bytes: u64) {
+        self.bytes = at + bytes;
+        if let Record::Sealed(sealed) = record {
+            self.places.push((sealed.segment.seq, at));
+        }
+    }
 }
 
 /// The files, the last of them open.
@@ -137,6 +146,12 @@ impl Journal {
             let _ = self.cut_unfinished();
             return Err(BufferError::io("append to", &self.current_path())(error));
         }
+        #[cfg(test)]
+        super::trace::note(|| super::trace::Event::Written {
+            path: self.current_path(),
+            at,
+            bytes: frame.clone(),
+        });
         failpoint!("agent.journal.appended");
         if durability == Durability::Now
             && let Err(error) = self.file.sync_data()
@@ -145,12 +160,13 @@ impl Journal {
             self.tail = Tail::Doubtful;
             return Err(BufferError::io("sync", &self.current_path())(error));
         }
+        #[cfg(test)]
+        if durability == Durability::Now {
+            self.trace_sync();
+        }
         self.next_record += 1;
         let facts = self.files.entry(self.current).or_default();
-        facts.bytes += frame.len() as u64;
-        if let Record::Sealed(sealed) = record {
-            facts.places.push((sealed.segment.seq, at));
-        }
+        facts.note(record, at, frame.len() as u64);
         Ok(())
     }
 
@@ -173,6 +189,97 @@ impl Journal {
         Ok(())
     }
 
+    /// Begins the file that is to supersede all there are.
+    pub(super) fn draft(&self, checkpoint: Checkpoint) -> Result<FileDraft, BufferError> {
+        let number = self.current + 1;
+        let path = file_path(&self.dir, number).with_extension("log.tmp");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(BufferError::io("create", &path))?;
+        let mut draft = FileDraft {
+            path,
+            file: Some(file),
+            number,
+            next_record: self.next_record,
+            facts: FileFacts::default(),
+        };
+        draft.append(&Record::Checkpoint(checkpoint))?;
+        Ok(draft)
+    }
+
+    /// Gives the draft its name, from which instant on it is the journal, and removes its elders.
+    pub(super) fn put_in_force(&mut self, mut draft: FileDraft) -> Result<(), BufferError> {
+        let path = file_path(&self.dir, draft.number);
+        let Some(file) = draft.file.take() else {
+            return Ok(());
+        };
+        let named = file
+            .sync_all()
+            .and_then(|()| fs::rename(&draft.path, &path))
+            .and_then(|()| durable::sync_dir(&self.dir));
+        if let Err(error) = named {
+            let _ = fs::remove_file(&draft.path);
+            let _ = fs::remove_file(&path);
+            return Err(BufferError::io("put in force", &path)(error));
+        }
+        #[cfg(test)]
+        super::trace::created(&path);
+        self.file = file;
+        self.current = draft.number;
+        self.next_record = draft.next_record;
+        self.tail = Tail::Clean;
+        self.files
+            .insert(draft.number, std::mem::take(&mut draft.facts));
+        // Elders that cannot be removed now are when the buffer is opened again.
+        let _ = self.remove_elders();
+        Ok(())
+    }
+
+    fn remove_elders(&mut self) -> Result<(), BufferError> {
+        let current = self.current;
+        for number in self.files.keys().filter(|number| **number != current) {
+            let path = file_path(&self.dir, *number);
+            fs::remove_file(&path).map_err(BufferError::io("remove", &path))?;
+            #[cfg(test)]
+            super::trace::removed(&path);
+        }
+        self.files.retain(|number, _| *number == current);
+        durable::sync_dir(&self.dir).map_err(BufferError::io("sync", &self.dir))
+    }
+
+    /// Writes the file before the current one again without open registers, which the current one's
+    /// checkpoint has: they are more than half of a file, and only the last ones count. One that has
+    /// nothing else, as the checkpoint has its marks too, is removed.
+    pub(super) fn shed_states(&mut self) -> Result<(), BufferError> {
+        let Some(number) = self.files.range(..self.current).next_back() else {
+            return Ok(());
+        };
+        let number = *number.0;
+        let path = file_path(&self.dir, number);
+        let bytes = fs::read(&path).map_err(BufferError::io("read", &path))?;
+        let Some((frames, facts)) = without_states(&bytes) else {
+            // Damaged: what is left of it is worth more as it is.
+            return Ok(());
+        };
+        if facts.places.is_empty() {
+            fs::remove_file(&path).map_err(BufferError::io("remove", &path))?;
+            #[cfg(test)]
+            super::trace::removed(&path);
+            self.files.remove(&number);
+            return durable::sync_dir(&self.dir).map_err(BufferError::io("sync", &self.dir));
+        }
+        durable::replace_file(&path, &frames).map_err(BufferError::io("replace", &path))?;
+        #[cfg(test)]
+        super::trace::created(&path);
+        self.files.insert(number, facts);
+        Ok(())
+    }
+
     /// Removes the files before the current one of which every segment is receipted. The current
     /// file knows the receipt: it is synced first.
     pub(super) fn remove_receipted(&mut self, through: Seq) -> Result<(), BufferError> {
@@ -191,6 +298,8 @@ impl Journal {
         for number in done {
             let path = file_path(&self.dir, number);
             fs::remove_file(&path).map_err(BufferError::io("remove", &path))?;
+            #[cfg(test)]
+            super::trace::removed(&path);
             self.files.remove(&number);
         }
         durable::sync_dir(&self.dir).map_err(BufferError::io("sync", &self.dir))
@@ -214,12 +323,27 @@ impl Journal {
         self.file.sync_data().map_err(|error| {
             self.tail = Tail::Doubtful;
             BufferError::io("sync", &self.current_path())(error)
-        })
+        })?;
+        #[cfg(test)]
+        self.trace_sync();
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn trace_sync(&self) {
+        super::trace::note(|| super::trace::Event::Synced {
+            path: self.current_path(),
+        });
     }
 
     /// Whether the next record belongs into a new file.
     pub(super) fn wants_new_file(&self, rotate_bytes: u64) -> bool {
-        self.tail == Tail::Doubtful || self.bytes_in_current() >= rotate_bytes
+        self.needs_new_file() || self.bytes_in_current() >= rotate_bytes
+    }
+
+    /// Whether the next record must not go into this file: what the disk holds of it is not known.
+    pub(super) fn needs_new_file(&self) -> bool {
+        self.tail == Tail::Doubtful
     }
 
     /// The segment at `seq`, if a file has it and it is whole.
@@ -229,11 +353,9 @@ impl Journal {
                 continue;
             };
             let path = file_path(&self.dir, *number);
-            let frame = read_frame(&path, *at).map_err(BufferError::io("read", &path))?;
-            if let Found::Whole { record, .. } = record::read(&frame)
-                && let Record::Sealed(sealed) = *record
-            {
-                return Ok(Some(sealed.segment));
+            let found = segment_at(&path, *at).map_err(BufferError::io("read", &path))?;
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
@@ -263,6 +385,75 @@ impl Journal {
     }
 }
 
+/// A journal file that has no name yet, so that nobody takes it for one. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct FileDraft {
+    path: PathBuf,
+    file: Option<File>,
+    number: u64,
+    next_record: u64,
+    facts: FileFacts,
+}
+
+impl FileDraft {
+    /// Appends a record. On failure the draft is as it was before.
+    pub(super) fn append(&mut self, record: &Record) -> Result<(), BufferError> {
+        let frame = record
+            .frame(self.next_record)
+            .ok_or(BufferError::TooLarge)?;
+        let at = self.facts.bytes;
+        if let Some(file) = &self.file {
+            let written = file.write_all_at(&frame, at);
+            written.map_err(BufferError::io("append to", &self.path))?;
+        }
+        self.next_record += 1;
+        self.facts.note(record, at, frame.len() as u64);
+        Ok(())
+    }
+}
+
+impl Drop for FileDraft {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The records of a whole file but for the open registers in them.
+fn without_states(bytes: &[u8]) -> Option<(Vec<u8>, FileFacts)> {
+    let mut frames = Vec::new();
+    let mut facts = FileFacts::default();
+    let mut at = 0;
+    while at < bytes.len() {
+        let Found::Whole {
+            record,
+            number,
+            bytes,
+        } = record::read(&bytes[at..])
+        else {
+            return None;
+        };
+        at += bytes;
+        let record = match *record {
+            Record::State(_) => continue,
+            Record::Sealed(sealed) => Record::Sealed(SealedRecord {
+                state: None,
+                ..sealed
+            }),
+            Record::Checkpoint(checkpoint) => Record::Checkpoint(Checkpoint {
+                state: None,
+                ..checkpoint
+            }),
+            other => other,
+        };
+        let frame = record.frame(number)?;
+        facts.note(&record, frames.len() as u64, frame.len() as u64);
+        frames.extend(frame);
+    }
+    Some((frames, facts))
+}
+
 /// Moves files of the journal in `dir` to another folder, which is created.
 pub(super) fn move_files(dir: &Path, files: &[u64], to: &Path) -> Result<(), BufferError> {
     if files.is_empty() {
@@ -288,6 +479,8 @@ fn create_file(
         .frame(next_record)
         .ok_or(BufferError::TooLarge)?;
     durable::replace_file(&path, &frame).map_err(BufferError::io("create", &path))?;
+    #[cfg(test)]
+    super::trace::created(&path);
     Ok((open_file(&path)?, frame.len() as u64))
 }
 
@@ -297,6 +490,18 @@ fn open_file(path: &Path) -> Result<File, BufferError> {
         .write(true)
         .open(path)
         .map_err(BufferError::io("open", path))
+}
+
+/// The segment whose record begins at `at`, if it is whole.
+pub(super) fn segment_at(path: &Path, at: u64) -> io::Result<Option<StoredSegment>> {
+    let frame = read_frame(path, at)?;
+    Ok(match record::read(&frame) {
+        Found::Whole { record, .. } => match *record {
+            Record::Sealed(sealed) => Some(sealed.segment),
+            _ => None,
+        },
+        _ => None,
+    })
 }
 
 fn read_frame(path: &Path, at: u64) -> io::Result<Vec<u8>> {

@@ -12,6 +12,7 @@ use bincode::{Decode, Encode};
 use tallystick_common::ids::{Hash, Seq};
 use tallystick_common::time::Timestamp;
 
+use super::rate::Rate;
 use super::record::{self, Found, Mark, Record, StateTrack};
 use super::{BufferError, Head, StoredSegment};
 
@@ -73,10 +74,13 @@ pub(super) struct Scan {
     pub(super) files: BTreeMap<u64, ScannedFile>,
     /// Of streams that were ended, by number.
     pub(super) ended: Vec<u64>,
+    /// Replaced as a whole by a later file of the same stream, by number.
+    pub(super) superseded: Vec<u64>,
     /// `None` when no file has a readable checkpoint.
     pub(super) mark: Option<Mark>,
     pub(super) segments: BTreeMap<Seq, Facts>,
     pub(super) state: StateTrack,
+    pub(super) rate: Rate,
     pub(super) next_record: u64,
     /// The highest number of any file, readable or not.
     pub(super) last_file: u64,
@@ -113,6 +117,8 @@ impl Scan {
                     .or_default()
                     .places
                     .push((facts.seq, at));
+                let bytes = sealed.segment.bytes.len() as u64;
+                self.rate.note(facts.covered_through, bytes);
                 self.raise_head(facts.head_after());
                 if let Some(state) = &sealed.state {
                     self.state.note(state);
@@ -144,11 +150,20 @@ impl Scan {
                 }
                 self.raise_head(mark.head);
             }
-            _ => {
+            known => {
+                let same = known
+                    .as_ref()
+                    .is_some_and(|known| known.life.stream == mark.life.stream);
                 let current = self.files.split_off(&number);
-                self.ended
-                    .extend(std::mem::replace(&mut self.files, current).into_keys());
+                let elders = std::mem::replace(&mut self.files, current).into_keys();
+                if same {
+                    self.superseded.extend(elders);
+                } else {
+                    self.ended.extend(elders);
+                }
                 self.segments.clear();
+                self.state = StateTrack::default();
+                self.rate = Rate::default();
                 self.mark = Some(mark);
             }
         }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use bincode::{Decode, Encode};
 use sled::Batch;
 use tallystick_common::ids::Seq;
+use tallystick_common::time::Timestamp;
 
 use super::StoredSegment;
 use super::record::{self, Mark, StateAt, StateForm, StateTrack};
@@ -46,6 +47,29 @@ pub(super) enum StoreError {
     Sync(std::io::Error),
     #[error("the store is of another stream, or ahead of the journal in another way")]
     Disagrees,
+}
+
+impl StoreError {
+    /// Whether nothing is wrong with the store but the room it has.
+    pub(super) fn is_full_disk(&self) -> bool {
+        let io = match self {
+            Self::Sled(sled::Error::Io(error)) | Self::Sync(error) => error,
+            _ => return false,
+        };
+        matches!(
+            io.kind(),
+            std::io::ErrorKind::StorageFull
+                | std::io::ErrorKind::QuotaExceeded
+                | std::io::ErrorKind::ReadOnlyFilesystem
+        ) || io.to_string().contains("o space left")
+    }
+}
+
+/// What can be told of a segment from its first piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outline {
+    pub(super) covered_through: Timestamp,
+    pub(super) bytes: u64,
 }
 
 /// An open sled.
@@ -154,6 +178,34 @@ impl Store {
             .map(|segment| Facts::from(&segment))
     }
 
+    /// Length and time of the segment at `seq`, without reading all of it.
+    pub(super) fn outline(&self, seq: Seq) -> Result<Option<Outline>, StoreError> {
+        let key = segment_key(seq);
+        let Some(first) = self.piece(&key, 0)? else {
+            return Ok(None);
+        };
+        let (length, _) = value_head(&first).ok_or_else(|| damaged(&key))?;
+        let standard = bincode::config::standard();
+        let (facts, _): (Facts, usize) = bincode::decode_from_slice(&first[HEAD_BYTES..], standard)
+            .map_err(|_| damaged(&key))?;
+        Ok(Some(Outline {
+            covered_through: facts.covered_through,
+            bytes: (HEAD_BYTES + length) as u64,
+        }))
+    }
+
+    /// Puts everything that is here into `other`, which is empty.
+    pub(super) fn copy_to(&self, other: &Self) -> Result<(), StoreError> {
+        guard(|| {
+            for entry in self.db.iter() {
+                let (key, value) = entry?;
+                other.db.insert(key, value)?;
+            }
+            Ok(())
+        })?;
+        other.flush()
+    }
+
     /// The first segment that is here.
     pub(super) fn first_segment(&self) -> Result<Option<Seq>, StoreError> {
         guard(|| {
@@ -181,7 +233,13 @@ impl Store {
     }
 
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
-        guard(|| Ok(self.db.apply_batch(batch)?))
+        guard(|| {
+            self.db.apply_batch(batch)?;
+            // sled waits, holding a lock, for a truncation that its threads have to do; with more writes
+            // under way than it has threads, all of them wait for that lock, for ever.
+            self.db.flush()?;
+            Ok(())
+        })
     }
 
     fn read<T: Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {

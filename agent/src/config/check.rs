@@ -42,7 +42,9 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     let mut problems = periods(config);
     let selections = [
         ("cgroups", &config.cgroups),
+        ("container_labels", &config.container_labels),
         ("interfaces", &config.interfaces),
+        ("disks", &config.disks),
         ("filesystems", &config.filesystems),
     ];
     for (table, selection) in selections {
@@ -179,7 +181,7 @@ fn limits(config: &Config) -> Vec<Problem> {
         problems.push(problem(
             "registers.limit",
             format!("{} is not in 100..=1000000", config.registers.limit),
-            "a metered cgroup needs up to seven registers; the default is 10000",
+            "a metered cgroup needs up to eight registers; the default is 10000",
         ));
     }
     if !config.data.is_absolute() {

@@ -28,6 +28,8 @@ pub struct GlobError {
 pub struct Globs {
     include: GlobSet,
     exclude: GlobSet,
+    /// What may stand around something included; `None` when that may be anything.
+    around: Option<GlobSet>,
 }
 
 impl Selection {
@@ -47,6 +49,7 @@ impl Selection {
         Ok(Globs {
             include: set(&self.include)?,
             exclude: set(&self.exclude)?,
+            around: around(&self.include),
         })
     }
 }
@@ -57,6 +60,31 @@ impl Globs {
     pub fn selects(&self, path: &str) -> bool {
         self.include.is_match(path) && !self.exclude.is_match(path)
     }
+
+    /// Whether something inside `path` may be included; the empty path is around everything.
+    #[must_use]
+    pub fn may_select_inside(&self, path: &str) -> bool {
+        path.is_empty()
+            || self
+                .around
+                .as_ref()
+                .is_none_or(|around| around.is_match(path))
+    }
+}
+
+/// The parts of globs up to each of their slashes, where slashes tell their levels apart.
+fn around(include: &[String]) -> Option<GlobSet> {
+    let mut folders = Vec::new();
+    for text in include {
+        if text.contains("**") || text.contains(['{', '[', '\\']) {
+            return None;
+        }
+        folders.extend(
+            text.match_indices('/')
+                .map(|(end, _)| text[..end].to_owned()),
+        );
+    }
+    set(&folders).ok()
 }
 
 /// One glob, in the dialect of the configuration.

@@ -101,6 +101,22 @@ fn a_star_stays_within_one_level() {
 }
 
 #[test]
+fn folders_around_what_is_selected_are_known_where_globs_show_them() {
+    let globs = |include: &[&str]| Selection::new(include, &[]).compile().unwrap();
+    let levels = globs(&["*", "kubepods.slice/*/x"]);
+    assert!(levels.may_select_inside("") && levels.may_select_inside("kubepods.slice"));
+    assert!(levels.may_select_inside("kubepods.slice/a"));
+    assert!(!levels.may_select_inside("system.slice"));
+    assert!(!levels.may_select_inside("kubepods.slice/a/x"));
+    for anywhere in ["**/docker-*.scope", "{a/b,c}", "a[/]b", "a\\/b"] {
+        assert!(
+            globs(&[anywhere]).may_select_inside("any/where"),
+            "{anywhere}"
+        );
+    }
+}
+
+#[test]
 fn later_files_win_and_unknown_keys_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let main = dir.path().join("agent.toml");

@@ -10,9 +10,9 @@ use std::path::Path;
 use tallystick_common::time::Timestamp;
 
 use super::ledger::{Entry, Known, Ledger, Limits, Undo};
-use super::log::Log;
+use super::log::{self, Log};
 use super::{Answer, Content, Count, Event, IntakeError, Request};
-use crate::accrue::{Accrual, Reported};
+use crate::accrue::{Accrual, ReportError, Reported};
 use crate::config::IntakeSettings;
 use crate::station::Station;
 
@@ -26,7 +26,6 @@ pub struct Desk {
 /// What a request adds, staged in the ledger and not on the disk yet.
 #[derive(Debug, Default)]
 struct Staged {
-    usage: Reported,
     entries: Vec<Entry>,
     undo: Vec<Undo>,
     new: usize,
@@ -54,16 +53,40 @@ impl Desk {
         Ok(Self { ledger, log })
     }
 
-    /// The last batch that was logged.
+    /// The batch that counts as being in the registers since it was opened.
     #[must_use]
-    pub fn last_batch(&self) -> u64 {
-        self.log.next_batch() - 1
+    pub fn counted(&self) -> u64 {
+        self.log.counted()
     }
 
-    /// Counts all of `requests` and answers them.
-    pub fn commit(&mut self, station: &mut Station, requests: Vec<Request>, now: Timestamp) {
+    /// Another copy of the registers may have counted what series rose by: they count from where they are when they
+    /// are seen next. When this returns, that is on the disk.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn forget_series(&mut self, station: &Station, now: Timestamp) -> Result<(), IntakeError> {
+        self.ledger.forget_series(now);
+        self.log.renew(&self.ledger, station.accrual().batch())
+    }
+
+    /// As [`Self::forget_series`], of a desk in `dir` that is not open: events are forgotten, too.
+    ///
+    /// # Errors
+    /// When its file cannot be removed.
+    pub fn forget_all(dir: &Path) -> Result<(), IntakeError> {
+        log::remove(dir)
+    }
+
+    /// Counts all of `requests` and answers them. `seed` is 32 random bytes, drawn for this call.
+    pub fn commit(
+        &mut self,
+        station: &mut Station,
+        requests: Vec<Request>,
+        seed: [u8; 32],
+        now: Timestamp,
+    ) {
         self.ledger.expire(now);
-        if let Err(error) = station.settle() {
+        if let Err(error) = station.make_ready(seed) {
             return answer_all(requests, &Answer::Later(error.to_string()));
         }
         let mut accrual = station.accrual().clone();
@@ -107,17 +130,9 @@ impl Desk {
     ) -> Result<Staged, Answer> {
         let mut part = Staged::default();
         let staged = match content {
-            Content::Events(events) => self.stage_events(events, &mut part, now),
-            Content::Counts(counts) => {
-                self.stage_counts(counts, &mut part, now);
-                Ok(())
-            }
+            Content::Events(events) => self.stage_events(events, &mut part, accrual, now),
+            Content::Counts(counts) => self.stage_counts(counts, &mut part, accrual, now),
         };
-        let staged = staged.and_then(|()| {
-            accrual
-                .report(&part.usage, now)
-                .map_err(|why| Answer::Later(why.to_string()))
-        });
         match staged {
             Ok(()) => Ok(part),
             Err(answer) => {
@@ -132,8 +147,10 @@ impl Desk {
         &mut self,
         events: &[Event],
         part: &mut Staged,
+        accrual: &mut Accrual,
         now: Timestamp,
     ) -> Result<(), Answer> {
+        let mut usage = Reported::new();
         for (place, event) in events.iter().enumerate() {
             match self.ledger.known(&event.key, event.content) {
                 Known::Different => return Err(Answer::Conflict(place)),
@@ -141,29 +158,53 @@ impl Desk {
                 Known::New => {
                     let (entry, undo) = self.ledger.count_event(event.key, event.content, now);
                     part.note(entry, undo);
-                    part.add(&event.register, event.quantity);
+                    let sum = usage.entry(event.register.clone()).or_default();
+                    *sum = sum.saturating_add(event.quantity);
                     part.new += 1;
+                }
+            }
+        }
+        let reported = accrual.report(&usage, now);
+        reported.map_err(|why| Answer::Later(why.to_string()))
+    }
+
+    fn stage_counts(
+        &mut self,
+        counts: &[Count],
+        part: &mut Staged,
+        accrual: &mut Accrual,
+        now: Timestamp,
+    ) -> Result<(), Answer> {
+        for (place, count) in counts.iter().enumerate() {
+            let counted = self.ledger.count_series(count.key, &count.point, now);
+            let (more, entry, undo) = match counted {
+                Ok(Some(counted)) => counted,
+                Ok(None) => {
+                    let why = "as many series are followed as intake.series allows: use fewer attributes, or raise it";
+                    part.unclear.push((place, why.to_owned()));
+                    continue;
+                }
+                Err(unclear) => {
+                    part.unclear.push((place, unclear.to_string()));
+                    continue;
+                }
+            };
+            let usage = Reported::from([(count.register.clone(), more)]);
+            match accrual.report(&usage, now) {
+                Ok(()) => {
+                    part.note(entry, undo);
+                    part.new += 1;
+                }
+                Err(why) => {
+                    self.ledger.undo(undo);
+                    if why == ReportError::NotYet {
+                        return Err(Answer::Later(why.to_string()));
+                    }
+                    part.unclear.push((place, why.to_string()));
                 }
             }
         }
         Ok(())
-    }
-
-    fn stage_counts(&mut self, counts: &[Count], part: &mut Staged, now: Timestamp) {
-        for (place, count) in counts.iter().enumerate() {
-            match self.ledger.count_series(count.key, &count.point, now) {
-                Ok(Some((more, entry, undo))) => {
-                    part.note(entry, undo);
-                    part.add(&count.register, more);
-                    part.new += 1;
-                }
-                Ok(None) => {
-                    let why = "as many series are followed as intake.series allows: use fewer attributes, or raise it";
-                    part.unclear.push((place, why.to_owned()));
-                }
-                Err(unclear) => part.unclear.push((place, unclear.to_string())),
-            }
-        }
     }
 
     /// Brings what is staged to the disk: all of it, or (with the reason) nothing.
@@ -203,18 +244,6 @@ impl Staged {
     fn note(&mut self, entry: Entry, undo: Undo) {
         self.entries.push(entry);
         self.undo.push(undo);
-    }
-
-    fn add(
-        &mut self,
-        register: &(
-            tallystick_common::ids::WorkloadName,
-            tallystick_common::meter::Meter,
-        ),
-        more: u128,
-    ) {
-        let sum = self.usage.entry(register.clone()).or_default();
-        *sum = sum.saturating_add(more);
     }
 }
 

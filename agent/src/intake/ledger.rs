@@ -92,6 +92,13 @@ impl Ledger {
         self.horizon = self.horizon.max(instant);
     }
 
+    /// Forgets every series: how far each was counted is not certain any more. One that comes again counts from
+    /// where it is then.
+    pub(super) fn forget_series(&mut self, now: Timestamp) {
+        self.series.clear();
+        self.raise_horizon(now);
+    }
+
     /// Forgets what is older than it is kept for.
     pub(super) fn expire(&mut self, now: Timestamp) {
         while let Some((at, key)) = self.order.front().copied() {

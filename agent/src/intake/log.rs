@@ -3,7 +3,10 @@
 //! One append-only file. Each record is a batch: its number, when, and what was counted in it. The registers'
 //! checkpoint names the last batch that is in them; a batch beyond that was logged but never counted (the
 //! agent died between the two), and is forgotten on opening. So what is known as counted is in the
-//! registers, and the other way round.
+//! registers, and the other way round. When the file ends before that batch, part of it is lost: then every
+//! series is forgotten, so that nothing is billed twice.
+//!
+//! A file written anew has all but the last of its records as batch 0, so that it is known to be whole.
 //!
 //! ```text
 //! 0  4  length of the body, little-endian
@@ -24,6 +27,7 @@ use super::IntakeError;
 use super::ledger::{Entry, Ledger, Limits};
 use crate::durable;
 
+const FILE: &str = "counted.log";
 const HEAD_BYTES: usize = 8;
 /// Bytes from which on the file is written anew, when most of it is out of date.
 const COMPACT_BYTES: u64 = 4 << 20;
@@ -44,6 +48,8 @@ pub(super) struct Log {
     /// Length at which it was last written anew.
     compacted: u64,
     last_batch: u64,
+    /// The batch that the registers had on opening.
+    counted: u64,
     /// What a failed append may have left could not be cut off.
     doubtful: bool,
 }
@@ -58,24 +64,31 @@ impl Log {
         now: Timestamp,
     ) -> Result<(Self, Ledger), IntakeError> {
         durable::create_private_dir(dir).map_err(failed("create", dir))?;
-        let path = dir.join("counted.log");
+        let path = dir.join(FILE);
         let (mut ledger, last_batch) = match std::fs::read(&path) {
             Ok(bytes) => replay(&bytes, counted, limits, now),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Ledger::new(limits, now), 0),
             Err(error) => return Err(failed("read", &path)(error)),
         };
         ledger.expire(now);
-        let last_batch = last_batch.max(counted.unwrap_or(0));
-        let (file, bytes) = rewrite(&path, &ledger, counted.unwrap_or(last_batch))?;
+        let counted = counted.unwrap_or(last_batch);
+        let last_batch = last_batch.max(counted);
+        let (file, bytes) = rewrite(&path, &ledger, counted)?;
         let log = Self {
             path,
             file,
             bytes,
             compacted: bytes,
             last_batch,
+            counted,
             doubtful: false,
         };
         Ok((log, ledger))
+    }
+
+    /// The batch that counts as being in the registers on opening.
+    pub(super) fn counted(&self) -> u64 {
+        self.counted
     }
 
     /// The number of the next batch.
@@ -126,9 +139,26 @@ impl Log {
         if self.bytes < COMPACT_BYTES.max(self.compacted.saturating_mul(2)) {
             return Ok(());
         }
-        let (file, bytes) = rewrite(&self.path, ledger, self.last_batch)?;
+        self.renew(ledger, self.last_batch)
+    }
+
+    /// Writes it anew: `counted` is the last batch in the registers, and so in `ledger`.
+    pub(super) fn renew(&mut self, ledger: &Ledger, counted: u64) -> Result<(), IntakeError> {
+        let (file, bytes) = rewrite(&self.path, ledger, counted)?;
         (self.file, self.bytes, self.compacted) = (file, bytes, bytes);
+        self.doubtful = false;
         Ok(())
+    }
+}
+
+/// Removes the log in `dir`, if there is one.
+pub(super) fn remove(dir: &Path) -> Result<(), IntakeError> {
+    let path = dir.join(FILE);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed
+            .and_then(|()| durable::sync_dir(dir))
+            .map_err(failed("remove", &path)),
     }
 }
 
@@ -154,13 +184,17 @@ fn replay(bytes: &[u8], counted: Option<u64>, limits: Limits, now: Timestamp) ->
             ledger.replay(record.at, entry);
         }
     }
-    if !rest.is_empty() || bytes.is_empty() {
-        // A torn record was never answered; but more may be damaged than that.
-        tracing::warn!(
+    // A torn record after the last batch that was counted was never answered.
+    let lost = match counted {
+        Some(counted) => last < counted,
+        None => !rest.is_empty(),
+    };
+    if lost || bytes.is_empty() {
+        tracing::error!(
             bytes = rest.len(),
-            "the end of the log of what was counted cannot be read"
+            "part of what was counted is not known any more: series count from where they are now, events may be counted again"
         );
-        ledger.raise_horizon(now);
+        ledger.forget_series(now);
     }
     (ledger, last)
 }
@@ -189,7 +223,7 @@ fn frame(record: &Record) -> Vec<u8> {
     frame
 }
 
-/// Writes all that is known as batch `batch`, one record for each instant.
+/// Writes all that is known, one record for each instant; the last is batch `batch`.
 fn rewrite(path: &Path, ledger: &Ledger, batch: u64) -> Result<(File, u64), IntakeError> {
     let mut bytes = Vec::new();
     let mut open: Option<Record> = None;
@@ -198,12 +232,17 @@ fn rewrite(path: &Path, ledger: &Ledger, batch: u64) -> Result<(File, u64), Inta
             Some(record) if record.at == at => record.entries.push(entry),
             _ => {
                 let entries = vec![entry];
-                let done = open.replace(Record { batch, at, entries });
+                let done = open.replace(Record {
+                    batch: 0,
+                    at,
+                    entries,
+                });
                 bytes.extend(done.iter().flat_map(frame));
             }
         }
     }
-    bytes.extend(open.iter().flat_map(frame));
+    let last = open.map(|record| Record { batch, ..record });
+    bytes.extend(last.iter().flat_map(frame));
     durable::replace_file(path, &bytes).map_err(failed("write", path))?;
     let file = OpenOptions::new()
         .read(true)

@@ -13,7 +13,7 @@ use super::exposition;
 use super::{Answer, Content, Request};
 use crate::config::Scrape;
 
-/// What is wrong with targets at the moment, by their address.
+/// What is wrong at the moment with the socket, and with targets by their address.
 #[derive(Debug, Clone, Default)]
 pub struct Troubles(Arc<Mutex<BTreeMap<String, String>>>);
 
@@ -26,26 +26,20 @@ impl Troubles {
         troubles.iter().map(line).collect()
     }
 
-    /// Notes what stays wrong.
-    pub fn add(&self, what: &str, why: String) {
+    /// Notes how something went; a log says what changed.
+    pub fn note(&self, what: &str, trouble: Option<String>) {
         let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.insert(what.to_owned(), why);
-    }
-
-    /// Notes how a reading went; a log says what changed.
-    fn note(&self, url: &str, trouble: Option<String>) {
-        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if troubles.get(url) == trouble.as_ref() {
+        if troubles.get(what) == trouble.as_ref() {
             return;
         }
         match trouble {
             Some(why) => {
-                tracing::warn!(url, why, "a target is not counted whole");
-                troubles.insert(url.to_owned(), why);
+                tracing::warn!(what, why, "not everything that is reported is counted");
+                troubles.insert(what.to_owned(), why);
             }
             None => {
-                tracing::info!(url, "a target is counted whole again");
-                troubles.remove(url);
+                tracing::info!(what, "everything that is reported is counted again");
+                troubles.remove(what);
             }
         }
     }

@@ -8,23 +8,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use tallystick_common::ids::WorkloadName;
+use tallystick_common::ids::{BootId, WorkloadName};
 use tallystick_common::meter::Meter;
+use tallystick_common::time::Micros;
 
 use super::file::Directory;
 use super::mounts::Hierarchy;
-use super::source::{Note, Walk};
+use super::origin::Origin;
+use super::record::Records;
+use super::source::{LastReading, Note, Walk, WorkloadLabels};
 use super::walk::{Tree, walk};
-use super::{Gathering, counter};
+use super::watch::{Event, Place, Watch};
+use super::{Gathering, clock, counter};
 use crate::config::Globs;
 
+mod between;
 mod files;
 
-pub(super) use files::{CpuFile, DiskFiles, MemoryFiles};
+use between::Between;
+
+pub(super) use files::{CpuFile, DiskFiles, MemoryFiles, TaskFile};
 
 /// Most descriptors kept open; further files are opened for each reading.
 const KEEP_OPEN: usize = 512;
+/// Samples at which a container's record is looked for: a runtime may write it after the group is made.
+const LOOK_FOR_RECORD: u8 = 4;
 
 #[derive(Debug)]
 pub(super) struct Cgroups {
@@ -33,15 +44,23 @@ pub(super) struct Cgroups {
     /// v1 hierarchies whose disk files count nothing (no throttling in this kernel).
     without_disk: BTreeSet<String>,
     known: BTreeMap<String, Known>,
+    records: Records,
+    labels: Arc<WorkloadLabels>,
+    watch: Option<Watch>,
+    between: Between,
 }
 
 /// A cgroup that is metered.
 #[derive(Debug)]
 struct Known {
     workload: WorkloadName,
+    labels: Vec<(String, String)>,
+    /// How often its labels are looked for yet.
+    looks: u8,
     cpu: Option<Located<CpuFile>>,
     memory: Option<Located<MemoryFiles>>,
     disk: Option<Located<DiskFiles>>,
+    tasks: Option<Located<TaskFile>>,
 }
 
 /// Where a group of meters is read.
@@ -57,6 +76,7 @@ impl Cgroups {
     pub(super) fn new(
         hierarchies: Vec<Hierarchy>,
         selection: Globs,
+        records: Records,
         devices: &BTreeSet<String>,
     ) -> Self {
         let without_disk = hierarchies
@@ -72,7 +92,159 @@ impl Cgroups {
             selection,
             without_disk,
             known: BTreeMap::new(),
+            records,
+            labels: Arc::default(),
+            watch: None,
+            between: Between::default(),
         }
+    }
+
+    /// From the next sample on, groups that come and go are noticed at once: a descriptor that is
+    /// readable when something happened.
+    pub(super) fn begin_watching(&mut self) -> io::Result<OwnedFd> {
+        let watch = Watch::new()?;
+        let descriptor = watch.descriptor()?;
+        self.watch = Some(watch);
+        Ok(descriptor)
+    }
+
+    /// Sees to what happened; whether groups were made that are metered.
+    pub(super) fn notice(&mut self, boot: BootId, devices: &BTreeSet<String>) -> bool {
+        let events = self.watch.as_mut().map(Watch::read).unwrap_or_default();
+        let mut met = false;
+        for event in events {
+            match event {
+                Event::Made { hierarchy, path } => met |= self.meet(hierarchy, path, boot, devices),
+                Event::Changed { path } => self.glimpse(&path, boot, devices),
+            }
+        }
+        met
+    }
+
+    /// When a group is due to be looked at, on the monotonic clock.
+    pub(super) fn look_due(&self) -> Option<Micros> {
+        self.between.due()
+    }
+
+    /// Looks at the groups that are due.
+    pub(super) fn look(&mut self, boot: BootId, devices: &BTreeSet<String>, period: Micros) {
+        let now = clock::moment().monotonic;
+        for path in self.between.take_due(now, period) {
+            self.glimpse(&path, boot, devices);
+        }
+    }
+
+    /// What sources said last that the sample does not have any more.
+    pub(super) fn last(&mut self, out: &Gathering) -> Vec<LastReading> {
+        let known = &self.known;
+        self.between.forget(|path| !known.contains_key(path));
+        self.between.settle(&out.sources, out.moment.monotonic)
+    }
+
+    /// A group was made; so may have been others in it, before it could be watched.
+    fn meet(
+        &mut self,
+        hierarchy: usize,
+        path: String,
+        boot: BootId,
+        devices: &BTreeSet<String>,
+    ) -> bool {
+        let at = self.hierarchies[hierarchy].mount.join(&path);
+        let mut met = self.begin(&path, boot, devices);
+        if self.selection.may_select_inside(&path)
+            && let Some(watch) = &mut self.watch
+        {
+            let inside = path.clone();
+            let place = Place::Folder { hierarchy, path };
+            if watch.add(place, &at) {
+                for name in super::walk::folders(&at) {
+                    met |= self.meet(hierarchy, format!("{inside}/{name}"), boot, devices);
+                }
+            }
+        }
+        met
+    }
+
+    /// Meters a group from now on, if it is selected and in none that is (I4); whether it does.
+    fn begin(&mut self, path: &str, boot: BootId, devices: &BTreeSet<String>) -> bool {
+        let selects = |path: &str| self.selection.selects(path);
+        if !selects(path) || ancestors(path).any(selects) {
+            return false;
+        }
+        let Ok(workload) = WorkloadName::new(format!("cgroup/{path}")) else {
+            return false;
+        };
+        let trees: Vec<Tree> = self
+            .hierarchies
+            .iter()
+            .map(|hierarchy| Tree::at(&hierarchy.mount, path))
+            .collect();
+        let kept: usize = self.known.values().map(Known::kept).sum();
+        let finder = Finder {
+            hierarchies: &self.hierarchies,
+            trees: &trees,
+            path,
+            keep: kept < KEEP_OPEN,
+        };
+        self.known
+            .entry(path.to_owned())
+            .or_insert_with(|| Known::new(workload))
+            .locate(&finder, &self.without_disk);
+        self.watch_emptying(&trees, path);
+        self.between.meet(path, clock::moment().monotonic);
+        self.glimpse(path, boot, devices);
+        true
+    }
+
+    /// Reads a group out of turn.
+    fn glimpse(&mut self, path: &str, boot: BootId, devices: &BTreeSet<String>) {
+        let Some(known) = self.known.get(path) else {
+            return;
+        };
+        let mut out = Gathering::new(boot, clock::moment());
+        known.read(&self.hierarchies, devices, &mut Vec::new(), &mut out);
+        self.between.keep(out.sources, out.moment.monotonic);
+    }
+
+    /// Watches every folder in which a selected group may appear, and every metered one for its end.
+    fn watch_all(&mut self, trees: &[Tree], out: &mut Gathering) {
+        let Some(watch) = &mut self.watch else {
+            return;
+        };
+        for (hierarchy, (root, tree)) in self.hierarchies.iter().zip(trees).enumerate() {
+            let folders = std::iter::once("").chain(tree.cgroups.keys().map(String::as_str));
+            for path in folders.filter(|path| self.selection.may_select_inside(path)) {
+                let at = root.mount.join(path);
+                let path = path.to_owned();
+                watch.add(Place::Folder { hierarchy, path }, &at);
+            }
+        }
+        let paths: Vec<String> = self.known.keys().cloned().collect();
+        for path in paths {
+            self.watch_emptying(trees, &path);
+        }
+        let trouble = self.watch.as_mut().and_then(Watch::trouble);
+        out.notes.extend(trouble.map(|why| Note::Unwatched { why }));
+    }
+
+    /// The unified hierarchy says when a group has become empty, also of one that v1 counts.
+    fn watch_emptying(&mut self, trees: &[Tree], path: &str) {
+        let Some(watch) = &mut self.watch else {
+            return;
+        };
+        let both = self.hierarchies.iter().zip(trees);
+        for (hierarchy, tree) in both.filter(|(hierarchy, _)| hierarchy.is_v2()) {
+            if tree.cgroups.contains_key(path) {
+                let file = hierarchy.mount.join(path).join("cgroup.events");
+                let path = path.to_owned();
+                watch.add(Place::Events { path }, &file);
+            }
+        }
+    }
+
+    /// What the metered cgroups are called besides their names.
+    pub(super) fn labels(&self) -> Arc<WorkloadLabels> {
+        Arc::clone(&self.labels)
     }
 
     /// Reads all selected cgroups; says what listing them saw.
@@ -88,7 +260,9 @@ impl Cgroups {
             .map(|hierarchy| walk(&hierarchy.mount))
             .collect();
         let selected = self.select(&trees, out);
+        let before = self.known.len();
         self.known.retain(|path, _| selected.contains(path));
+        let mut renamed = self.known.len() < before;
         let mut kept: usize = self.known.values().map(Known::kept).sum();
         for path in selected {
             let Ok(workload) = WorkloadName::new(format!("cgroup/{path}")) else {
@@ -99,6 +273,7 @@ impl Cgroups {
                 .known
                 .entry(path.clone())
                 .or_insert_with(|| Known::new(workload));
+            renamed |= known.look(&path, &self.records);
             let before = known.kept();
             let finder = Finder {
                 hierarchies: &self.hierarchies,
@@ -109,6 +284,14 @@ impl Cgroups {
             known.locate(&finder, &self.without_disk);
             kept = (kept + known.kept()).saturating_sub(before);
             known.read(&self.hierarchies, devices, buffer, out);
+        }
+        self.watch_all(&trees, out);
+        if renamed {
+            let labels = self
+                .known
+                .values()
+                .map(|known| (known.workload.clone(), known.labels.clone()));
+            self.labels = Arc::new(labels.collect());
         }
         self.walks(&trees, out)
     }
@@ -225,10 +408,25 @@ impl Known {
     fn new(workload: WorkloadName) -> Self {
         Self {
             workload,
+            labels: Vec::new(),
+            looks: LOOK_FOR_RECORD,
             cpu: None,
             memory: None,
             disk: None,
+            tasks: None,
         }
+    }
+
+    /// Looks for its labels, if any may still come; whether they are others now.
+    fn look(&mut self, path: &str, records: &Records) -> bool {
+        if self.looks == 0 {
+            return false;
+        }
+        let (labels, whole) = records.labels(&Origin::of(path));
+        self.looks = if whole { 0 } else { self.looks - 1 };
+        let others = labels != self.labels;
+        self.labels = labels;
+        others
     }
 
     fn locate(&mut self, finder: &Finder<'_>, without_disk: &BTreeSet<String>) {
@@ -236,6 +434,7 @@ impl Known {
         self.cpu = finder.find(self.cpu.take(), CpuFile::open, &none);
         self.memory = finder.find(self.memory.take(), MemoryFiles::open, &none);
         self.disk = finder.find(self.disk.take(), DiskFiles::open, without_disk);
+        self.tasks = finder.find(self.tasks.take(), TaskFile::open, &none);
     }
 
     /// Descriptors kept open.
@@ -248,6 +447,7 @@ impl Known {
         of(self.cpu.as_ref(), CpuFile::kept)
             + of(self.memory.as_ref(), MemoryFiles::kept)
             + of(self.disk.as_ref(), DiskFiles::kept)
+            + of(self.tasks.as_ref(), TaskFile::kept)
     }
 
     fn read(
@@ -271,6 +471,11 @@ impl Known {
             let identity = out.identity(&hierarchies[at.hierarchy].domain, at.id);
             let usage = at.read(|files| files.read(devices, buffer));
             out.push_disk(&self.workload, &identity, &usage);
+        }
+        if let Some(at) = &self.tasks {
+            let identity = out.identity(&hierarchies[at.hierarchy].domain, at.id);
+            let tasks = super::level(at.read(|files| files.read(buffer)));
+            out.push(&self.workload, Meter::PROCESS_COUNT, &identity, tasks);
         }
     }
 }

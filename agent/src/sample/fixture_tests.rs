@@ -24,6 +24,7 @@ impl Fixture {
             "99695158-50df-4002-a601-6c703781fb97\n",
         );
         fixture.write("proc/stat", "cpu  100 0 50 999 9 0 10 7 0 0\n");
+        fixture.write("proc/loadavg", "0.1 0.2 0.3 2/345 678\n");
         fixture.write(
             "proc/meminfo",
             "MemTotal: 9 kB\nInactive(file):        0 kB\n",
@@ -81,19 +82,26 @@ impl Fixture {
     }
 
     fn sampler(&self, include: &[&str]) -> Sampler {
-        let owned = |globs: &[&str]| globs.iter().map(|glob| (*glob).to_owned()).collect();
-        let config = Config {
-            cgroups: Selection {
-                include: owned(include),
-                exclude: Vec::new(),
-            },
+        self.sampler_with(&Config {
+            cgroups: selection(include),
             ..Config::default()
-        };
+        })
+    }
+
+    fn sampler_with(&self, config: &Config) -> Sampler {
         let roots = Roots {
             proc: self.path("proc"),
             sys: self.path("sys"),
+            root: self.path(""),
         };
-        Sampler::with_roots(&config, &roots).unwrap()
+        Sampler::with_roots(config, &roots).unwrap()
+    }
+}
+
+fn selection(include: &[&str]) -> Selection {
+    Selection {
+        include: include.iter().map(|glob| (*glob).to_owned()).collect(),
+        exclude: Vec::new(),
     }
 }
 
@@ -372,4 +380,109 @@ fn hierarchies_that_a_sandbox_hides_are_none() {
         "from /proc/stat"
     );
     assert_eq!((sample.walks, sample.notes), (vec![], vec![]));
+}
+
+#[test]
+fn a_container_is_called_what_its_runtime_calls_it_once_that_is_written() {
+    let id = "3c2d9c1e7b8f4a5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5";
+    let fixture = v1();
+    fixture.v1_cgroup(&format!("docker/{id}"), 1);
+    let mut sampler = fixture.sampler(&["docker/*"]);
+    let labels = |sample: &Sample| -> Vec<String> {
+        let (workload, labels) = sample.labels.iter().next().unwrap();
+        assert_eq!(workload.as_str(), format!("cgroup/docker/{id}"));
+        let text = |(key, value): &(String, String)| format!("{key}={value}");
+        labels.iter().map(text).collect()
+    };
+    let first = sampler.sample();
+    assert_eq!(
+        labels(&first),
+        ["kind=docker".to_owned(), format!("container.id={id}")]
+    );
+    fixture.write(
+        &format!("var/lib/docker/containers/{id}/config.v2.json"),
+        r#"{"Name": "/web"}"#,
+    );
+    let second = sampler.sample();
+    assert_eq!(labels(&second)[2..], ["container.name=web"]);
+    let third = sampler.sample();
+    assert!(
+        std::sync::Arc::ptr_eq(&second.labels, &third.labels),
+        "said again only when something changes"
+    );
+}
+
+#[test]
+fn tasks_and_stolen_time_have_meters_of_their_own() {
+    let mut fixture = v1();
+    fixture.mount("pids", Some("pids"));
+    fixture.v1_cgroup("a", 1);
+    fixture.write("cg/pids/a/pids.current", "12\n");
+    let sample = fixture.sampler(&["*"]).sample();
+    assert_eq!(value(&sample, "cgroup/a", Meter::PROCESS_COUNT), Some(12));
+    assert_eq!(value(&sample, "host", Meter::PROCESS_COUNT), Some(345));
+    assert_eq!(value(&sample, "host", Meter::CPU_STEAL), Some(7 * 10_000));
+    assert_eq!(
+        value(&sample, "host", Meter::CPU_TIME),
+        Some(9_000),
+        "stolen time is not in it"
+    );
+}
+
+#[test]
+fn a_disk_is_a_workload_where_selected_and_its_loss_is_not_a_smaller_counter() {
+    let fixture = Fixture::new();
+    let line = |name: &str, minor: u32, sectors: u32| {
+        format!(" 8 {minor} {name} 4 0 {sectors} 0 6 0 20 0 0 0 0\n")
+    };
+    let both = line("sda", 0, 10) + &line("sdb", 16, 100);
+    fixture.write("proc/diskstats", &both);
+    fixture.write("sys/class/block/sda/diskseq", "3\n");
+    fixture.write("sys/class/block/sdb/diskseq", "9\n");
+    let mut sampler = fixture.sampler_with(&Config {
+        disks: selection(&["sdb"]),
+        ..Config::default()
+    });
+    let identity = |sample: &Sample, workload: &str| {
+        find(sample, workload, Meter::DISK_READ)
+            .unwrap()
+            .identity
+            .clone()
+    };
+    let first = sampler.sample();
+    assert_eq!(value(&first, "disk/sdb", Meter::DISK_READ), Some(100 * 512));
+    assert_eq!(find(&first, "disk/sda", Meter::DISK_READ), None);
+    assert_eq!(value(&first, "host", Meter::DISK_READ), Some(110 * 512));
+    let second = sampler.sample();
+    assert_eq!(identity(&first, "host"), identity(&second, "host"));
+    // Unplugged, and another one in its place.
+    fixture.write("sys/class/block/sdb/diskseq", "10\n");
+    let replaced = line("sda", 0, 10) + &line("sdb", 16, 70);
+    fixture.write("proc/diskstats", &replaced);
+    let third = sampler.sample();
+    assert_ne!(identity(&second, "disk/sdb"), identity(&third, "disk/sdb"));
+    assert_ne!(identity(&second, "host"), identity(&third, "host"));
+    fs::remove_file(fixture.path("proc/diskstats")).unwrap();
+    let unread = sampler.sample();
+    assert_eq!(identity(&unread, "host"), identity(&third, "host"));
+    assert!(matches!(
+        find(&unread, "disk/sdb", Meter::DISK_READ).unwrap().raw,
+        Raw::Unreadable(_)
+    ));
+}
+
+#[test]
+fn a_group_that_comes_to_lie_in_a_metered_one_is_named_with_it_and_the_remedy() {
+    let fixture = v1();
+    fixture.v1_cgroup("a", 1);
+    let mut sampler = fixture.sampler(&["a", "*/b"]);
+    assert_eq!(sampler.sample().notes, []);
+    fixture.v1_cgroup("a/b", 1);
+    let sample = sampler.sample();
+    assert!(find(&sample, "cgroup/a", Meter::CPU_TIME).is_some());
+    assert_eq!(find(&sample, "cgroup/a/b", Meter::CPU_TIME), None);
+    let said = sample.notes[0].to_string();
+    for part in ["cgroup a/b ", "lies in a,", "cgroups.exclude"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }

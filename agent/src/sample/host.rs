@@ -10,7 +10,7 @@ use super::cgroup::{CpuFile, DiskFiles};
 use super::devices::Devices;
 use super::file::KernelFile;
 use super::mounts::Hierarchy;
-use super::{Gathering, Raw, Roots, counter, parse};
+use super::{Gathering, Raw, Roots, counter, level, parse};
 
 /// Sources of `host`. Chosen once, so that a register never changes its source.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(super) struct Host {
     disk: Option<(String, DiskFiles)>,
     system: Option<System>,
     meminfo: KernelFile,
+    stat: KernelFile,
+    loadavg: KernelFile,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,8 @@ impl Host {
             )
             .ok(),
             meminfo: KernelFile::at(roots.proc.join("meminfo")),
+            stat: KernelFile::at(roots.proc.join("stat")),
+            loadavg: KernelFile::at(roots.proc.join("loadavg")),
         }
     }
 
@@ -78,12 +82,18 @@ impl Host {
             Some((domain, files)) => (domain.as_str(), files.read(devices.counted(), buffer)),
             None => ("host/diskstats", devices.total().clone()),
         };
-        let identity = out.identity(domain, 0);
+        let identity = out.identity(domain, devices.set());
         out.push_disk(&self.workload, &identity, &usage);
 
+        let steal = counter(self.stat.parse(buffer, parse::proc_stat_steal));
+        let identity = out.identity("host/stat", 0);
+        out.push(&self.workload, Meter::CPU_STEAL, &identity, steal);
+
         let identity = out.identity("host", 0);
-        let level = self.memory(buffer);
-        out.push_memory(&self.workload, &identity, level);
+        let tasks = level(self.loadavg.parse(buffer, parse::tasks));
+        out.push(&self.workload, Meter::PROCESS_COUNT, &identity, tasks);
+        let memory = self.memory(buffer);
+        out.push_memory(&self.workload, &identity, memory);
         let up = Raw::Counter(u128::from(out.moment.monotonic.0 / 1_000_000));
         out.push(&self.workload, Meter::UPTIME, &identity, up);
     }

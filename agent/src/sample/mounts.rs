@@ -45,7 +45,7 @@ impl Hierarchy {
 }
 
 /// The controllers of v1 that count something we meter.
-const COUNTING: [&str; 3] = ["cpuacct", "memory", "blkio"];
+const COUNTING: [&str; 4] = ["cpuacct", "memory", "blkio", "pids"];
 
 /// The hierarchies in the text of `mountinfo`: v1 ones that count something, and the unified one.
 /// Of several mounts of one hierarchy the first that shows its root stands, else the first.

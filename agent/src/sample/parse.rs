@@ -1,7 +1,7 @@
 //! Texts of kernel files into whole numbers.
 //!
-//! Owns the formats of `/proc/stat`, `/proc/diskstats` and the cgroup files, v1 and v2. Every
-//! function is pure; `None` means "not of this form", never zero.
+//! Owns the formats of `/proc/stat`, `/proc/meminfo`, `/proc/loadavg`, `/proc/diskstats` and the cgroup
+//! files, v1 and v2. Every function is pure; `None` means "not of this form", never zero.
 
 use std::collections::BTreeSet;
 
@@ -51,15 +51,27 @@ pub(super) fn meminfo(text: &str, key: &str) -> Option<u128> {
 /// CPU time in microseconds from `/proc/stat`: user, nice, system, irq and softirq. Guest time is
 /// in user already; idle, iowait and steal are not usage.
 pub(super) fn proc_stat_cpu(text: &str) -> Option<u128> {
-    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let ticks: Vec<u128> = line
-        .split_ascii_whitespace()
-        .map_while(|field| field.parse().ok())
-        .collect();
-    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = ticks[..] else {
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = proc_stat_ticks(text)?[..] else {
         return None;
     };
     Some((user + nice + system + irq + softirq) * TICK_US)
+}
+
+/// Stolen time in microseconds from `/proc/stat`: waited for a real processor while runnable.
+pub(super) fn proc_stat_steal(text: &str) -> Option<u128> {
+    proc_stat_ticks(text)?.get(7).map(|steal| steal * TICK_US)
+}
+
+fn proc_stat_ticks(text: &str) -> Option<Vec<u128>> {
+    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let fields = line.split_ascii_whitespace();
+    Some(fields.map_while(|field| field.parse().ok()).collect())
+}
+
+/// How many tasks exist, from `/proc/loadavg`: `LOAD LOAD LOAD RUNNING/EXISTING LAST`.
+pub(super) fn tasks(text: &str) -> Option<u128> {
+    let (_running, existing) = text.split_ascii_whitespace().nth(3)?.split_once('/')?;
+    number(existing)
 }
 
 /// The lines of `/proc/diskstats`.
@@ -167,8 +179,16 @@ mod tests {
     fn guest_steal_and_waiting_are_not_cpu_time() {
         let text = "cpu  100 10 20 9999 8888 3 4 7777 60 6\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
         assert_eq!(proc_stat_cpu(text), Some((100 + 10 + 20 + 3 + 4) * 10_000));
+        assert_eq!(proc_stat_steal(text), Some(7777 * 10_000));
         assert_eq!(proc_stat_cpu("cpu  1 2\n"), None);
+        assert_eq!(proc_stat_steal("cpu  1 2 3 4 5 6 7\n"), None, "not zero");
         assert_eq!(proc_stat_cpu(""), None);
+    }
+
+    #[test]
+    fn the_tasks_that_exist_stand_behind_those_that_run() {
+        assert_eq!(tasks("10.21 7.92 5.39 3/412 90210\n"), Some(412));
+        assert_eq!(tasks("10.21 7.92 5.39\n"), None);
     }
 
     #[test]

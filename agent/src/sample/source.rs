@@ -2,6 +2,9 @@
 //!
 //! Owns the types between sampling and accrual. Nothing here reads anything.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 use tallystick_common::ids::{BootId, WorkloadName};
 use tallystick_common::meter::Meter;
@@ -16,11 +19,18 @@ pub struct Sample {
     pub moment: Moment,
     /// At most one entry per (workload, meter).
     pub sources: Vec<SourceReading>,
+    /// What sources said last that are not there any more, each read after the sample before this one.
+    pub last: Vec<LastReading>,
     /// What the listing of each domain with rising incarnation numbers saw.
     pub walks: Vec<Walk>,
+    /// What each workload is called besides its name; the same map for as long as nothing changes.
+    pub labels: Arc<WorkloadLabels>,
     /// What a person should know, said at every sample for as long as it holds.
     pub notes: Vec<Note>,
 }
+
+/// Labels by workload, as `key` and `value`; each key once.
+pub type WorkloadLabels = BTreeMap<WorkloadName, Vec<(String, String)>>;
 
 /// One instant on three clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -44,6 +54,15 @@ pub struct SourceReading {
     pub identity: Identity,
     /// The value, in the meter's base unit (bytes for integrals of bytes).
     pub raw: Raw,
+}
+
+/// What a source said between two samples, before it went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastReading {
+    /// The reading. Not in [`Sample::sources`] under this identity.
+    pub source: SourceReading,
+    /// Time on the monotonic clock since the sample before; zero if it was read before that one.
+    pub since_sample: Micros,
 }
 
 /// One life of a source: two raw values are comparable only if their identities are equal.
@@ -89,6 +108,11 @@ pub enum Note {
         /// The outer one, metered.
         outer: String,
     },
+    /// Not every place where cgroups come and go could be watched.
+    Unwatched {
+        /// Which, and why.
+        why: String,
+    },
     /// The cgroup's path cannot be a workload name.
     Unnameable {
         /// The path, escaped.
@@ -108,8 +132,13 @@ impl std::fmt::Display for Note {
         match self {
             Self::Nested { inner, outer } => write!(
                 f,
-                "cgroup {inner} lies in {outer}, which is metered: it is not metered by itself; \
-                 exclude {outer} to meter its parts"
+                "cgroup {inner} lies in {outer}, which is metered: it is not metered by itself; add \
+                 {outer} to cgroups.exclude to meter its parts instead, or {inner} to leave it as it is"
+            ),
+            Self::Unwatched { why } => write!(
+                f,
+                "could not watch {why}; cgroups there that live for less than a sample are missed: \
+                 raise fs.inotify.max_user_watches"
             ),
             Self::Unnameable { path } => {
                 write!(

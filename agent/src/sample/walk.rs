@@ -24,6 +24,21 @@ pub(super) struct Tree {
     pub(super) incomplete: Option<String>,
 }
 
+impl Tree {
+    /// One cgroup of the hierarchy, if it is there.
+    pub(super) fn at(root: &Path, path: &str) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let inode = std::fs::symlink_metadata(root.join(path)).map(|found| found.ino());
+        Self {
+            cgroups: inode
+                .into_iter()
+                .map(|inode| (path.to_owned(), inode))
+                .collect(),
+            ..Self::default()
+        }
+    }
+}
+
 /// Walks the whole hierarchy below `root`.
 pub(super) fn walk(root: &Path) -> Tree {
     let mut tree = Tree::default();
@@ -38,6 +53,15 @@ pub(super) fn walk(root: &Path) -> Tree {
         }
     }
     tree
+}
+
+/// Names of the folders in this one; none of those that cannot be listed or named.
+pub(super) fn folders(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 fn list(root: &Path, path: &str, tree: &mut Tree, below: &mut Vec<String>) -> io::Result<()> {

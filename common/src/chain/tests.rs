@@ -185,7 +185,7 @@ fn each_break_is_named() {
         matches!(early, Break::Tiling(TilingError::End { .. })),
         "{early}"
     );
-    assert_eq!(check(100, vec![fine()]), Break::Missing(1));
+    assert_eq!(check(100, vec![fine()]), Break::Missing(RegisterId(0)));
     assert_eq!(
         check(100, both(fine(), Part::new(7, 5, 100, 200))),
         Break::NotOpen(RegisterId(7))
@@ -209,7 +209,7 @@ fn each_break_is_named() {
         twice,
     ];
     assert!(
-        matches!(check(100, parts), Break::NotNew { .. }),
+        matches!(check(100, parts), Break::Twice(RegisterId(4))),
         "one number for two registers"
     );
 }
@@ -269,5 +269,17 @@ fn a_doubtful_segment_does_not_make_the_next_one_doubtful() {
         300,
         &[Part::new(0, 55, 200, 300), Part::new(1, 10, 200, 300)],
     );
+    assert_eq!(state.check(&next), Ok(()));
+}
+
+#[test]
+fn what_a_doubtful_segment_leaves_out_is_over_and_time_never_goes_back() {
+    let mut state = running();
+    let left_out = segment(&state, 50, 90, &[Part::new(0, 5, 50, 90)]);
+    assert!(state.check(&left_out).is_err());
+    state.advance(&left_out);
+    assert_eq!(state.open.keys().map(|id| id.0).collect::<Vec<_>>(), [0]);
+    assert_eq!(state.covered_through, Some(at(100)));
+    let next = segment(&state, 100, 200, &[Part::new(0, 10, 100, 200)]);
     assert_eq!(state.check(&next), Ok(()));
 }

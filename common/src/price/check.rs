@@ -10,7 +10,7 @@ use crate::meter::Meter;
 
 /// Meters of the host alone. The host's own reading is a control and is never rated, so a price on
 /// one of these could never be charged.
-const HOST_ONLY: &[Meter] = &[Meter::UPTIME];
+const HOST_ONLY: &[Meter] = &[Meter::UPTIME, Meter::CPU_STEAL];
 
 /// One fault of a plan and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -77,6 +77,8 @@ const UNITS: &[Definition] = &[
     unit("one", Unit::Count, 1),
     unit("thousand", Unit::Count, KB),
     unit("million", Unit::Count, MB),
+    unit("process-second", Unit::ProcessSeconds, 1),
+    unit("process-hour", Unit::ProcessSeconds, HOUR),
 ];
 
 impl BillingUnit {

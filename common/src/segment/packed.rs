@@ -62,19 +62,8 @@ struct Envelope {
     quantities: Vec<u8>,
 }
 
-const CAUSES: [Cause; 8] = [
-    Cause::AgentDown,
-    Cause::NodeDown,
-    Cause::Suspended,
-    Cause::SourceUnreadable,
-    Cause::ClockStep,
-    Cause::LostBeforeSeal,
-    Cause::NewStream,
-    Cause::Thinned,
-];
-
 fn cause_code(cause: Cause) -> u128 {
-    CAUSES
+    Cause::ALL
         .iter()
         .position(|known| *known == cause)
         .map_or(0, |index| index as u128)
@@ -93,7 +82,7 @@ fn quality_from(code: u64) -> Option<Quality> {
     let Some(code) = code.checked_sub(1) else {
         return Some(Quality::Exact);
     };
-    let cause = *CAUSES.get(usize::try_from(code / 2).ok()?)?;
+    let cause = *Cause::ALL.get(usize::try_from(code / 2).ok()?)?;
     Some(if code % 2 == 0 {
         Quality::Interpolated(cause)
     } else {

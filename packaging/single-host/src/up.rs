@@ -16,6 +16,7 @@ use tallystick_common::time::Micros;
 use tallystick_reconciler::config::Config;
 use tallystick_reconciler::run::{Ready, RunError};
 use tallystick_reconciler::store::Store;
+use tallystick_reconciler::store::nodes::{self, NodeState};
 use tallystick_reconciler::{auth, authority, clock, init, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -47,6 +48,7 @@ pub(crate) async fn up(mut call: Up) -> anyhow::Result<()> {
     let (stop_agent, agent_stopped) = oneshot::channel::<()>();
     let agent_data = call.data.join("agent");
     let node = enrolled(&agent_data, &ready, report).await?;
+    check_active(&ready.services.store, node, &call.data).await?;
     catalog::prepare(&ready.services.store, node, clock::now()).await?;
     let mut agent = tokio::spawn(tallystick_agent::run::run(
         agent_config(&agent_data),
@@ -181,6 +183,21 @@ async fn enrolled(data: &Path, ready: &Ready, report: Report) -> anyhow::Result<
         json!({ "node": node, "name": name }),
     );
     Ok(node)
+}
+
+/// A node that is banned or retired ships nothing: that is said at once, not after a wait.
+async fn check_active(store: &Store, node: NodeId, data: &Path) -> anyhow::Result<()> {
+    let found = nodes::by_id(&mut *store.read().await?, node).await?;
+    let state = match found.map(|node| node.state) {
+        Some(NodeState::Active) => return Ok(()),
+        Some(NodeState::Banned { reason, .. }) => format!("banned ({reason})"),
+        Some(NodeState::Retired { .. }) => "retired".to_owned(),
+        None => "not known to the reconciler".to_owned(),
+    };
+    bail!(
+        "meter this host as node {node}: it is {state} in {}; choose another data folder with --data",
+        data.display()
+    )
 }
 
 fn host_name() -> String {

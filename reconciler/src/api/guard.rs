@@ -43,7 +43,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 fn idempotency_key(value: &HeaderValue) -> Result<String, Problem> {
     let text = value.to_str().unwrap_or_default();
-    if (1..=255).contains(&text.len()) {
+    let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if visible && (1..=255).contains(&text.len()) {
         return Ok(text.to_owned());
     }
     Err(Problem::malformed(

@@ -1,5 +1,7 @@
 //! Nodes: who they are, what they sent, what of it was not counted.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
@@ -11,7 +13,7 @@ use super::extract::{Body, Caller, Params};
 use super::page::{Page, PageParams, cursor};
 use crate::catalog::change::{known_node, set_node_state};
 use crate::clock;
-use crate::store::inspect::{self, RefusalRow, SegmentRow};
+use crate::store::inspect::{self, RefusalRow, SegmentRow, WorkloadRow};
 use crate::store::nodes::{self, Node, NodeState};
 
 /// A node.
@@ -98,6 +100,28 @@ impl From<SegmentRow> for SegmentView {
     }
 }
 
+/// What is metered on a node.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct WorkloadView {
+    /// Its name.
+    pub workload: String,
+    /// What it calls itself, as its newest counted segment says.
+    pub labels: BTreeMap<String, String>,
+    /// When its first register began.
+    #[schema(format = DateTime)]
+    pub first_seen_at: String,
+}
+
+impl From<WorkloadRow> for WorkloadView {
+    fn from(row: WorkloadRow) -> Self {
+        Self {
+            workload: row.name,
+            labels: row.labels,
+            first_seen_at: row.first_seen_at.to_string(),
+        }
+    }
+}
+
 /// Something that was not counted, with its reason. Its bytes are in the store.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct RefusalView {
@@ -170,6 +194,25 @@ pub(super) async fn show(
 ) -> Result<Json<NodeView>, Problem> {
     let mut tx = app.store().read().await?;
     Ok(Json(known_node(&mut tx, &node).await?.into()))
+}
+
+/// What is metered on a node, by name, with its labels.
+#[utoipa::path(get, path = "/v1/nodes/{node}/workloads", tag = "nodes",
+    params(("node" = String, Path, description = "id or name"), PageParams),
+    responses((status = 200, body = Page<WorkloadView>), (status = 404, body = Problem)))]
+pub(super) async fn workloads(
+    State(app): State<App>,
+    Path(node): Path<String>,
+    Params(page): Params<PageParams>,
+) -> Result<Json<Page<WorkloadView>>, Problem> {
+    let mut tx = app.store().read().await?;
+    let node = known_node(&mut tx, &node).await?;
+    let rows = inspect::workloads(&mut tx, node.row).await?;
+    let page = page.cut(rows, |row| row.name.clone())?;
+    Ok(Json(Page {
+        items: page.items.into_iter().map(WorkloadView::from).collect(),
+        next: page.next,
+    }))
 }
 
 /// What a node sent and was admitted, oldest first.

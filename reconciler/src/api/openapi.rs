@@ -17,7 +17,7 @@ use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
         Amounts and quantities are text: decimals with their currency beside them, whole numbers of the meter's base unit."),
     paths(
         usage::overview, usage::list, usage::unassigned, usage::recent,
-        nodes::list, nodes::show, nodes::segments, nodes::quarantine, nodes::refusals,
+        nodes::list, nodes::show, nodes::workloads, nodes::segments, nodes::quarantine, nodes::refusals,
         nodes::ban, nodes::retire, nodes::all_refusals, tokens::create,
         catalog::accounts, catalog::create_account, catalog::account,
         catalog::assignments, catalog::assign,
@@ -43,6 +43,8 @@ impl Modify for Common {
         for item in document.paths.paths.values_mut() {
             for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
                 add_problems(operation);
+                describe_answers(operation);
+                name(operation);
             }
             if let Some(operation) = &mut item.post {
                 operation
@@ -90,6 +92,26 @@ fn add_problems(operation: &mut Operation) {
         .insert("default".to_owned(), content("any other problem").into());
 }
 
+/// OpenAPI wants words for every answer; what it holds is in its schema.
+fn describe_answers(operation: &mut Operation) {
+    for (status, answer) in &mut operation.responses.responses {
+        if let RefOr::T(answer) = answer
+            && answer.description.is_empty()
+        {
+            let words = if status == "201" { "made" } else { "done" };
+            words.clone_into(&mut answer.description);
+        }
+    }
+}
+
+/// Handlers of several modules have one name, operations must not.
+fn name(operation: &mut Operation) {
+    let tag = operation.tags.as_ref().and_then(|tags| tags.first());
+    if let (Some(tag), Some(handler)) = (tag, &operation.operation_id) {
+        operation.operation_id = Some(format!("{tag}_{handler}"));
+    }
+}
+
 fn idempotency_key() -> Parameter {
     ParameterBuilder::new()
         .name("Idempotency-Key")
@@ -97,7 +119,11 @@ fn idempotency_key() -> Parameter {
         .description(Some(
             "1 to 255 characters: the request is carried out once and answered the same for a day",
         ))
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .schema(Some(
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .pattern(Some("^[!-~]{1,255}$")),
+        ))
         .build()
 }
 

@@ -156,13 +156,22 @@ fn the_document_is_complete() {
         );
     }
     let open: BTreeSet<&str> = open().into_iter().map(|(_, path, _)| path).collect();
+    let mut names = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
+            let name = operation["operationId"].as_str().unwrap();
+            assert!(names.insert(name.to_owned()), "two operations are {name}");
             let problem = &operation["responses"]["default"]["content"]["application/problem+json"];
             assert!(
                 problem["schema"].is_object(),
                 "{method} {path} names no problem"
             );
+            for (status, answer) in operation["responses"].as_object().unwrap() {
+                assert!(
+                    answer["description"].is_string(),
+                    "{method} {path} does not describe its {status}: not valid OpenAPI"
+                );
+            }
             let needs_token = operation["security"][0]["token"].is_array();
             assert_eq!(
                 needs_token,
@@ -545,4 +554,55 @@ async fn the_first_page_shows_what_the_overview_says() {
     let out = server.raw("POST", "/logout", &cookie, "").await;
     assert!(out.head.contains("max-age=0"));
     assert_eq!(server.raw("GET", "/", &cookie, "").await.status, 303);
+}
+
+#[tokio::test]
+async fn workloads_have_the_labels_of_their_newest_counted_segment() {
+    use tallystick_common::reading::{Cause, Quality};
+    use tallystick_common::time::Micros;
+
+    use crate::ingest::admit::Verdict;
+    use crate::ingest::testing::{Agent, committing, send};
+
+    let server = Server::start().await;
+    let mut agent = Agent::new(1, 2).enrolled(&server.store).await;
+    let commit = committing(&server.store, || crate::ingest::testing::at(1_000_000));
+    let label = |text: &str| vec![("rack".to_owned(), text.to_owned())];
+    for (text, doubtful) in [("b7", false), ("c1", false), ("zz", true)] {
+        let mut draft = agent.draft(60, 1);
+        draft.labels = label(text);
+        draft.part(1).opening += u128::from(doubtful);
+        assert!(send(&commit, agent.seal(&draft)).await.advances());
+    }
+    // An older stream that comes late says nothing new.
+    let mut older = agent.beside(3, 0);
+    let mut late = older.draft(1, 0);
+    late.labels = label("a0");
+    late.parts.retain(|part| part.workload == "host");
+    let interval = &mut late.part(0).intervals[0];
+    interval.quantity = 0;
+    interval.quality = Quality::Unmeasured(Cause::NewStream);
+    interval.measured = Micros(0);
+    assert_eq!(send(&commit, older.seal(&late)).await, Verdict::Accepted);
+    crate::rollup::catch_up(&server.store).await.unwrap();
+    let page = server.get("/v1/nodes/node-1/workloads").await.json();
+    let items = page["items"].as_array().unwrap();
+    let names: Vec<&str> = items
+        .iter()
+        .map(|item| item["workload"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["cgroup/web", "host"]);
+    for item in items {
+        assert_eq!(item["labels"], json!({ "rack": "c1" }));
+    }
+    // Labels that are gone are gone.
+    let bare = agent.draft(60, 1);
+    assert!(send(&commit, agent.seal(&bare)).await.advances());
+    crate::rollup::catch_up(&server.store).await.unwrap();
+    let page = server
+        .get("/v1/nodes/node-1/workloads?limit=1")
+        .await
+        .json();
+    assert_eq!(page["items"][0]["labels"], json!({}));
+    assert!(page["next"].is_string());
 }

@@ -19,6 +19,7 @@ use crate::catalog::assignment::NodeNames;
 use crate::catalog::change::known_account;
 use crate::catalog::{Account, Assignments, Subscription, subscription};
 use crate::store::billing::StreamPosition;
+use crate::store::inspect::GapRow;
 use crate::store::nodes::{Node, NodeState};
 use crate::store::streams::Stream;
 use crate::store::{self, Connection, StoreError};
@@ -207,6 +208,27 @@ impl Facts {
         items
     }
 
+    /// What the nodes that carried the usage name as not measured.
+    async fn gaps(
+        &self,
+        conn: &mut Connection,
+        usage: &[UsageItem],
+    ) -> Result<Vec<Note>, StoreError> {
+        let carried: BTreeSet<NodeId> = usage.iter().map(|item| item.node).collect();
+        let gaps = store::inspect::gaps(conn, self.period).await?;
+        let note = |gap: GapRow| {
+            let node = self.nodes.iter().find(|node| node.row == gap.node)?;
+            carried.contains(&node.id).then(|| Note::Gap {
+                node: node.id,
+                node_name: node.name.clone(),
+                from: gap.span.from,
+                to: gap.span.to,
+                cause: gap.cause,
+            })
+        };
+        Ok(gaps.into_iter().filter_map(note).collect())
+    }
+
     async fn usage(
         &self,
         conn: &mut Connection,
@@ -245,14 +267,10 @@ pub async fn draft(
     }
     let (outstanding, missing) = facts.outstanding(&usage);
     let quarantined = usage::quarantined(conn, facts.period).await?;
+    let mut notes = notes(&outstanding, &missing, quarantined);
+    notes.extend(facts.gaps(conn, &usage).await?);
     let plans = windows.iter().map(|window| window.plan.digest()).collect();
-    let statement = statement(
-        &facts,
-        windows,
-        usage,
-        notes(&outstanding, &missing, quarantined),
-        seller,
-    )?;
+    let statement = statement(&facts, windows, usage, notes, seller)?;
     let digests = Digests {
         account: digest_of(&facts.account),
         assignments: digest_of(&facts.rules.iter().collect::<Vec<_>>()),

@@ -15,8 +15,9 @@ use crate::catalog::change::{self, NewAccount};
 use crate::ingest::admit::StreamState;
 use crate::rollup;
 use crate::store::Store;
+use crate::store::compressed;
 use crate::store::nodes::NodeRow;
-use crate::store::streams::{self, NewSegment};
+use crate::store::streams::{self, Move, NewSegment};
 
 /// The node.
 pub(crate) const NODE: NodeId = NodeId([9; 16]);
@@ -100,24 +101,30 @@ pub(crate) async fn cpu(store: &Store, workload: usize, hour: Timestamp, quarter
     let row = streams::begin(&mut tx, NodeRow(1), segment.header(), hour)
         .await
         .unwrap();
+    let header = segment.header();
     let new = NewSegment {
-        header: segment.header(),
+        stream: row,
+        seq: header.seq,
         hash: segment.hash(),
+        covered_from: header.from,
+        covered_through: header.covered_through,
         received_at: hour,
         doubt: None,
         intervals: 4,
-        bytes: segment.bytes(),
+        packed: compressed::compress(segment.bytes()).unwrap(),
     };
-    streams::insert_segment(&mut tx, row, &new).await.unwrap();
+    streams::insert_segments(&mut tx, &[new]).await.unwrap();
     let mut state = StreamState::new(NODE, stream);
     let blocks = segment.kept_blocks().unwrap();
     state.advance(segment.header(), &blocks, segment.hash());
     state.prove(segment.header().covered_through);
-    assert!(
-        streams::advance(&mut tx, row, Seq::FIRST, &state, None)
-            .await
-            .unwrap()
-    );
+    let step = Move {
+        stream: row,
+        from: Seq::FIRST,
+        to: &state,
+        boot: None,
+    };
+    assert!(streams::advance(&mut tx, &[step]).await.unwrap());
     tx.commit().await.unwrap();
     rollup::catch_up(store).await.unwrap();
 }

@@ -228,7 +228,7 @@ pub async fn known_plan(conn: &mut Connection, text: &str) -> Result<PlanVersion
     Ok(found.ok_or_else(|| CatalogError::Unknown {
         what: "plan",
         name: text.to_owned(),
-        hint: "see `plan show`, or apply it with `plan apply FILE`",
+        hint: "see `plan list`, or apply it with `plan apply FILE`",
     })?)
 }
 
@@ -323,6 +323,17 @@ pub async fn set_node_state(
     let node = known_node(&mut tx, node).await?;
     if node.state.as_str() == state.as_str() {
         return Ok(node);
+    }
+    if let NodeState::Banned { reason, .. } = &state
+        && reason.trim().is_empty()
+    {
+        return Err(CatalogError::Invalid {
+            what: "reason",
+            value: reason.clone(),
+            why: "write why the node is banned: it is told so, and the audit log keeps it"
+                .to_owned(),
+        }
+        .into());
     }
     store::nodes::set_state(&mut tx, node.id, &state, now).await?;
     let (action, detail) = match &state {

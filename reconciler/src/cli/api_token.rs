@@ -43,8 +43,8 @@ impl ApiTokenCommand {
                 session.output.list(&tokens, &columns)
             }
             Self::Revoke { name } => {
-                auth::revoke_token(store, &name, actor, now).await?;
-                let told = serde_json::json!({ "name": name, "revoked_at": now });
+                let revoked_at = auth::revoke_token(store, &name, actor, now).await?;
+                let told = serde_json::json!({ "name": name, "revoked_at": revoked_at });
                 session.output.one(&told, &["name", "revoked_at"])
             }
         }

@@ -12,7 +12,7 @@ use crate::{auth, clock};
 #[derive(Debug, Args)]
 pub(super) struct LoginLink {
     /// Where the console is reached, such as https://tally.example.net; the configured address if not given.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = base)]
     base: Option<String>,
 }
 
@@ -22,15 +22,24 @@ impl LoginLink {
         let base = self
             .base
             .unwrap_or_else(|| format!("http://{}", from_here(session.config.http)));
-        let link = format!(
-            "{}/login?code={}",
-            base.trim_end_matches('/'),
-            code.reveal()
-        );
+        let link = format!("{base}/login?code={}", code.reveal());
         if session.output.json {
             return session.output.value(&serde_json::json!({ "login": link }));
         }
         say(&format!("{link}\n"))
+    }
+}
+
+/// What a browser can open; without the slashes at its end.
+fn base(text: &str) -> Result<String, String> {
+    let host = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    match host {
+        Some(host) if !host.trim_matches('/').is_empty() => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err("write it as https://tally.example.net".to_owned()),
     }
 }
 
@@ -48,6 +57,14 @@ fn from_here(mut listen: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_base_is_something_to_open() {
+        assert_eq!(base("https://t.example/").unwrap(), "https://t.example");
+        for bad in ["t.example", "", "https://", "ftp://t.example"] {
+            assert!(base(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_link_goes_where_a_browser_can_connect() {

@@ -9,7 +9,7 @@ use super::output::{duration, say, sheet, table_of};
 use crate::api::nodes::{NodeView, RefusalView, SegmentView};
 use crate::catalog::change::{known_node, set_node_state};
 use crate::clock;
-use crate::overview::{Coverage, NodeToday, figures};
+use crate::overview::{NodeToday, figures};
 use crate::store::inspect;
 use crate::store::nodes::{self, Node, NodeState};
 use crate::store::{Connection, StoreError};
@@ -169,18 +169,24 @@ fn standing(today: &NodeToday) -> String {
         ("last segment", last.unwrap_or_else(none)),
         ("covered through", through.unwrap_or_else(none)),
         ("lag", today.lag.map_or_else(none, duration)),
-        ("today (UTC)", coverage(today.coverage)),
+        ("today (UTC)", coverage(today)),
         ("refused", today.refused.to_string()),
         ("quarantined", today.quarantined.to_string()),
     ])
 }
 
-fn coverage(coverage: Coverage) -> String {
+fn coverage(today: &NodeToday) -> String {
+    let coverage = today.coverage;
+    let causes = match today.causes() {
+        causes if causes.is_empty() => String::new(),
+        causes => format!(" ({causes})"),
+    };
     format!(
-        "exact {}, interpolated {}, unmeasured {}, missing {}",
+        "exact {}, interpolated {}, unmeasured {}{causes}, quarantined {}, missing {}",
         duration(coverage.exact),
         duration(coverage.interpolated),
         duration(coverage.unmeasured),
+        duration(coverage.quarantined),
         duration(coverage.missing),
     )
 }
@@ -246,7 +252,7 @@ mod tests {
             "last segment     4 of stream",
             "covered through  2026-11-22T12:00:00Z",
             "lag              30s",
-            "missing 12h 00m 30s",
+            "quarantined 12h 00m 00s, missing 30s",
             "refused          7",
             "quarantined      1",
             "not signed by its key",
@@ -256,8 +262,30 @@ mod tests {
         }
         let json = serde_json::to_value(&detail).unwrap();
         assert_eq!(json["name"], "web-1");
+        assert_eq!(json["last_seen_at"], "2026-11-22T12:00:00Z");
         assert_eq!(json["refusal_counts"][0]["count"], 7);
         assert_eq!(json["latest_quarantined"][0]["doubt"], "future");
+    }
+
+    #[tokio::test]
+    async fn a_ban_without_a_reason_is_refused() {
+        let (_folder, store) = store().await;
+        let now = at("2026-11-22T12:00:00Z");
+        testing::node(&store, now).await;
+        let ban = async |reason: &str| {
+            let state = NodeState::Banned {
+                at: now,
+                reason: reason.to_owned(),
+            };
+            set_node_state(&store, "web-1", state, "cli:anna", now).await
+        };
+        let refused = ban(" ").await.unwrap_err().to_string();
+        assert!(refused.contains("write why"), "{refused}");
+        let mut tx = store.read().await.unwrap();
+        let node = known_node(&mut tx, "web-1").await.unwrap();
+        assert_eq!(node.state, NodeState::Active, "nothing was changed");
+        drop(tx);
+        assert_eq!(ban("sold").await.unwrap().state.as_str(), "banned");
     }
 
     #[tokio::test]
@@ -266,6 +294,7 @@ mod tests {
         testing::node(&store, at("2026-11-22T12:00:00Z")).await;
         let mut tx = store.read().await.unwrap();
         let node = known_node(&mut tx, "web-1").await.unwrap();
+        assert_eq!(node.last_seen_at, None);
         let detail = detail(&mut tx, node, at("2026-11-22T12:00:30Z")).await;
         let text = rest(&detail.unwrap()).unwrap();
         assert!(text.contains("last segment     -"), "{text}");

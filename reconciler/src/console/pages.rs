@@ -129,6 +129,8 @@ struct NodeRow<'a> {
     exact: String,
     interpolated: String,
     unmeasured: String,
+    causes: String,
+    doubted: String,
     missing: String,
     bar: Bar,
 }
@@ -174,6 +176,7 @@ impl<'a> NodeRow<'a> {
             coverage.exact,
             coverage.interpolated,
             coverage.unmeasured,
+            coverage.quarantined,
             coverage.missing,
         ];
         let whole = parts.iter().map(|part| part.0).sum::<u64>().max(1);
@@ -195,6 +198,8 @@ impl<'a> NodeRow<'a> {
             exact: human::duration(coverage.exact.0),
             interpolated: human::duration(coverage.interpolated.0),
             unmeasured: human::duration(coverage.unmeasured.0),
+            causes: node.causes(),
+            doubted: human::duration(coverage.quarantined.0),
             missing: human::duration(coverage.missing.0),
             bar: Bar {
                 exact: thousandths(coverage.exact.0),

@@ -1,6 +1,6 @@
 //! Statements and issued invoices as their page shows them.
 
-use tallystick_common::statement::{Line, Note, Statement};
+use tallystick_common::statement::{Discrepancy, Line, Note, Statement};
 
 use super::pages::{InvoiceLineView, InvoiceView};
 use crate::billing::document::{AcceptedGaps, InvoiceDocument};
@@ -8,7 +8,7 @@ use crate::store::StoreError;
 use crate::store::billing::InvoiceRow;
 
 /// A draft.
-pub(super) fn of_statement(statement: &Statement) -> InvoiceView {
+pub(crate) fn of_statement(statement: &Statement) -> InvoiceView {
     InvoiceView {
         number: None,
         account: statement.account.name.clone(),
@@ -19,7 +19,12 @@ pub(super) fn of_statement(statement: &Statement) -> InvoiceView {
         unrounded_total: statement.unrounded_total.cut(6),
         digest: None,
         lines: statement.lines.iter().map(line).collect(),
-        notes: statement.notes.iter().map(note).collect(),
+        notes: statement
+            .notes
+            .iter()
+            .map(note)
+            .chain(statement.discrepancies.iter().map(discrepancy))
+            .collect(),
     }
 }
 
@@ -52,6 +57,19 @@ fn line(line: &Line) -> InvoiceLineView {
         unrounded: line.unrounded.cut(6),
         steps: line.steps.iter().map(ToString::to_string).collect(),
     }
+}
+
+/// A discrepancy of a statement in words.
+pub(crate) fn discrepancy(wrong: &Discrepancy) -> String {
+    format!(
+        "Discrepancy: {} of {} on {}, {}: {} to be billed, {} counted by its registers",
+        wrong.meter,
+        wrong.of.workload,
+        wrong.of.node_name,
+        wrong.window,
+        wrong.quantity,
+        wrong.counted
+    )
 }
 
 /// A note of a statement in words.

@@ -9,22 +9,22 @@
 
 use std::collections::HashSet;
 
+use tallystick_common::chain;
 use tallystick_common::ids::{BootId, Hash, NodeId, StreamId, WorkloadName};
 use tallystick_common::keys::PublicKey;
 use tallystick_common::meter::{Kind, Meter};
-use tallystick_common::odometer;
-use tallystick_common::reading::{Quality, Reading};
+use tallystick_common::reading::Quality;
 use tallystick_common::seal::VerifiedSegment;
 use tallystick_common::segment::{Block, Header, Previous, Purpose, Run};
-use tallystick_common::tiling;
 use tallystick_common::time::{Micros, QUARTER_HOUR_US, SECOND_US, Timestamp};
 use tallystick_common::wire::RefusalReason;
 
 mod state;
 mod verdict;
 
-pub(crate) use state::left_open;
-pub use state::{OpenRegister, StreamState, StreamStatus};
+pub use state::{StreamState, StreamStatus};
+pub use tallystick_common::chain::OpenRegister;
+pub(crate) use tallystick_common::chain::left_open;
 pub use verdict::{Doubt, Refusal, Verdict};
 
 /// How far a segment may reach beyond the server's clock: what two synchronised clocks may differ by.
@@ -167,16 +167,14 @@ fn examine(
                     register: run.register,
                 });
             }
-            continues(state, header, block, run)?;
+            chain::continues(&state.open, state.next_register, header, block, run)?;
             possible(block, run)?;
         }
         siblings(state, block)?;
         rivals(block, around.lives)?;
     }
-    if let Some(register) = state.open.keys().find(|register| !seen.contains(register)) {
-        return Err(Doubt::Missing {
-            register: *register,
-        });
+    if let Some(register) = chain::missing(&state.open, &seen) {
+        return Err(Doubt::Missing { register });
     }
     final_is_final(header, blocks)?;
     host_tiles(header, blocks)?;
@@ -198,26 +196,6 @@ fn in_time(state: &StreamState, header: &Header, now: Timestamp) -> Result<(), D
         }),
         _ => Ok(()),
     }
-}
-
-/// The run goes on where its register stood, or opens a new one.
-fn continues(state: &StreamState, header: &Header, block: &Block, run: &Run) -> Result<(), Doubt> {
-    let register = run.register;
-    let before = state.open.get(&register);
-    match (before, run.opened) {
-        (Some(_), Some(_)) => return Err(Doubt::Reused { register }),
-        (None, Some(_)) if register < state.next_register => {
-            return Err(Doubt::Reused { register });
-        }
-        (None, None) => return Err(Doubt::Unopened { register }),
-        (Some(open), None) if *open.workload != block.workload || open.meter != run.meter => {
-            return Err(Doubt::Moved { register });
-        }
-        _ => {}
-    }
-    odometer::close(block, run, before.map_or(Reading(0), |open| open.reading))?;
-    tiling::check(header, block, run, before.map(|open| open.end))?;
-    Ok(())
 }
 
 /// Every quantity fits its cells, however the intervals of a quarter-hour add up.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use tallystick_common::failpoint;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::seal::VerifiedSegment;
+use tallystick_common::segment::Header;
 use tallystick_common::time::Timestamp;
 use tallystick_common::wire::{Position, RefusalReason};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -19,7 +20,7 @@ use crate::audit::{self, Note};
 use crate::store::nodes::{self, NodeRow, NodeState};
 use crate::store::refusals::{self, NewRefusal};
 use crate::store::streams::{self, NewSegment, StreamRow};
-use crate::store::{Connection, Store, StoreError};
+use crate::store::{Connection, Store, StoreError, compressed};
 
 mod book;
 
@@ -46,6 +47,8 @@ pub struct Committer {
     store: Store,
     clock: fn() -> Timestamp,
     book: Book,
+    /// Segments admitted in the open transaction that are not written yet.
+    pending: Vec<NewSegment>,
     committed: std::sync::Arc<Notify>,
 }
 
@@ -53,6 +56,8 @@ pub struct Committer {
 enum Job {
     Segment {
         segment: Box<VerifiedSegment>,
+        /// Its bytes as they are stored; taken when it is kept.
+        packed: Vec<u8>,
         peer: SocketAddr,
         answer: oneshot::Sender<Verdict>,
     },
@@ -90,6 +95,7 @@ pub fn channel(
             store,
             clock,
             book: Book::default(),
+            pending: Vec::new(),
             committed,
         },
     )
@@ -121,8 +127,14 @@ impl Intake for Handle {
     ) -> Later<'_, Result<oneshot::Receiver<Verdict>, Stopped>> {
         Box::pin(async move {
             let (answer, verdict) = oneshot::channel();
+            // Here, because sessions run side by side and commit does not.
+            let packed = compressed::compress(segment.bytes()).map_err(|error| {
+                tracing::error!(%error, "a segment could not be compressed; its session ends");
+                Stopped
+            })?;
             let job = Job::Segment {
                 segment: Box::new(segment),
+                packed,
                 peer,
                 answer,
             };
@@ -176,20 +188,27 @@ impl Committer {
             Err(error) => {
                 tracing::error!(%error, jobs = batch.len(), "a commit failed; its sessions end and agents send again");
                 self.book.clear();
+                self.pending.clear();
                 batch.clear();
             }
         }
     }
 
-    async fn write(&mut self, batch: &[Job]) -> Result<Vec<Option<Verdict>>, StoreError> {
+    async fn write(&mut self, batch: &mut [Job]) -> Result<Vec<Option<Verdict>>, StoreError> {
         let now = (self.clock)();
         let mut tx = self.store.write().await?;
         self.book.refresh_nodes(&mut tx).await?;
         let mut verdicts = Vec::with_capacity(batch.len());
         for job in batch {
             verdicts.push(match job {
-                Job::Segment { segment, peer, .. } => {
-                    Some(self.admit(&mut tx, segment, *peer, now).await?)
+                Job::Segment {
+                    segment,
+                    packed,
+                    peer,
+                    ..
+                } => {
+                    let packed = std::mem::take(packed);
+                    Some(self.admit(&mut tx, segment, packed, *peer, now).await?)
                 }
                 Job::Refuse { refused, .. } => {
                     self.refuse(&mut tx, refused, now).await?;
@@ -197,16 +216,25 @@ impl Committer {
                 }
             });
         }
+        self.flush(&mut tx).await?;
         self.book.settle(&mut tx).await?;
         failpoint!("reconciler.commit.written");
         tx.commit().await?;
         Ok(verdicts)
     }
 
+    /// Writes the segments that wait for it.
+    async fn flush(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
+        streams::insert_segments(conn, &self.pending).await?;
+        self.pending.clear();
+        Ok(())
+    }
+
     async fn admit(
         &mut self,
         conn: &mut Connection,
         segment: &VerifiedSegment,
+        packed: Vec<u8>,
         peer: SocketAddr,
         now: Timestamp,
     ) -> Result<Verdict, StoreError> {
@@ -229,7 +257,7 @@ impl Committer {
                 refused(RefusalReason::Retired, "this node is retired"),
             ),
             Some((row, NodeState::Active)) => {
-                let verdict = self.judge(conn, row, segment, now).await?;
+                let verdict = self.judge(conn, row, segment, packed, now).await?;
                 (Some(row), verdict)
             }
         };
@@ -254,21 +282,23 @@ impl Committer {
         conn: &mut Connection,
         node: NodeRow,
         segment: &VerifiedSegment,
+        packed: Vec<u8>,
         now: Timestamp,
     ) -> Result<Verdict, StoreError> {
         let header = segment.header();
-        let rivals = self.book.rivals(conn, node, header).await?;
+        let others = self.book.others(conn, node, header).await?;
+        let rivals = if others.is_empty() {
+            Vec::new()
+        } else {
+            self.flush(conn).await?;
+            book::rivals(conn, &others, header).await?
+        };
         let claims = self.book.claims(conn, header.boot).await?.to_vec();
+        let known = self.known(conn, node, header).await?;
         let entry = self
             .book
             .entry(conn, node, header.node, header.stream)
             .await?;
-        let known = match entry.row {
-            Some(row) if header.seq < entry.state.next => {
-                streams::hash_at(conn, row, header.seq).await?
-            }
-            _ => None,
-        };
         let around = Surroundings {
             known,
             claims: &claims,
@@ -277,7 +307,8 @@ impl Committer {
         let verdict = admit::admit(&entry.state, segment, &around, now);
         match &verdict {
             Verdict::Accepted | Verdict::Quarantined(_) => {
-                self.keep(conn, node, segment, &verdict, now).await?;
+                self.keep(conn, node, segment, packed, &verdict, now)
+                    .await?;
             }
             Verdict::Fork { known } => {
                 // The first segment of the other branch; the rest of it is among the refusals, whose
@@ -294,12 +325,33 @@ impl Committer {
         Ok(verdict)
     }
 
+    /// The hash of the admitted segment with the same number, when there is one.
+    async fn known(
+        &mut self,
+        conn: &mut Connection,
+        node: NodeRow,
+        header: &Header,
+    ) -> Result<Option<Hash>, StoreError> {
+        let entry = self
+            .book
+            .entry(conn, node, header.node, header.stream)
+            .await?;
+        match entry.row {
+            Some(row) if header.seq < entry.state.next => {
+                self.flush(conn).await?;
+                streams::hash_at(conn, row, header.seq).await
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Writes a segment that advances its stream, counted or not.
     async fn keep(
         &mut self,
         conn: &mut Connection,
         node: NodeRow,
         segment: &VerifiedSegment,
+        packed: Vec<u8>,
         verdict: &Verdict,
         now: Timestamp,
     ) -> Result<(), StoreError> {
@@ -314,15 +366,17 @@ impl Committer {
             _ => None,
         };
         let counted = doubt.is_none();
-        let new = NewSegment {
-            header,
+        self.pending.push(NewSegment {
+            stream: row,
+            seq: header.seq,
             hash: segment.hash(),
+            covered_from: header.from,
+            covered_through: header.covered_through,
             received_at: now,
             doubt,
             intervals: segment.interval_count(),
-            bytes: segment.bytes(),
-        };
-        streams::insert_segment(conn, row, &new).await?;
+            packed,
+        });
         entry
             .state
             .advance(header, segment.blocks(), segment.hash());

@@ -28,7 +28,9 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The address is taken or not ours.
-    #[error("listen on UDP {address}: {error}: choose another address or stop what listens there")]
+    #[error(
+        "listen on UDP {address} for agents: {error}; stop what uses it, or choose another address (--ingest, or listen.ingest in reconciler.toml)"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,

@@ -103,6 +103,8 @@ pub(crate) fn interpolated(from: Timestamp, to: Timestamp, quantity: u128) -> Ve
 pub(crate) struct Draft {
     pub(crate) header: HeaderDraft,
     pub(crate) parts: Vec<Part>,
+    /// Of every block.
+    pub(crate) labels: Vec<(String, String)>,
 }
 
 impl Draft {
@@ -216,6 +218,7 @@ impl Agent {
         let mut draft = Draft {
             header,
             parts: Vec::new(),
+            labels: Vec::new(),
         };
         if self.seq == 0 {
             let host = draft.opening("host", 0, Meter::UPTIME);
@@ -246,10 +249,7 @@ impl Agent {
         let mut names: Vec<&'static str> = draft.parts.iter().map(|part| part.workload).collect();
         names.sort_unstable();
         names.dedup();
-        let blocks = names
-            .into_iter()
-            .map(|name| block(name, &draft.parts))
-            .collect();
+        let blocks = names.into_iter().map(|name| block(name, draft)).collect();
         let sealed =
             seal::seal(draft.header.clone(), blocks, [9; 32], &self.key).expect("it can be sealed");
         sealed
@@ -275,9 +275,11 @@ impl Agent {
     }
 }
 
-fn block(name: &'static str, parts: &[Part]) -> Block {
-    let mut block = Block::new(WorkloadName::new(name).expect("a workload"), Vec::new());
-    let mut own: Vec<&Part> = parts.iter().filter(|part| part.workload == name).collect();
+fn block(name: &'static str, draft: &Draft) -> Block {
+    let workload = WorkloadName::new(name).expect("a workload");
+    let mut block = Block::new(workload, draft.labels.clone());
+    let parts = draft.parts.iter();
+    let mut own: Vec<&Part> = parts.filter(|part| part.workload == name).collect();
     own.sort_by_key(|part| part.register);
     for part in own {
         let run = RunDraft {

@@ -5,13 +5,15 @@ use tallystick_common::period::Period;
 use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US, SECOND_US, Timestamp};
 
 use super::{
-    AccountSoFar, Chart, Coverage, LastSegment, LineSoFar, NodeToday, Overview, UsageToday,
+    AccountSoFar, Chart, Coverage, LastSegment, LineSoFar, NamedGap, NodeToday, Overview,
+    UsageToday, coverage,
 };
 use crate::billing::draft::{Which, draft};
 use crate::billing::usage::{AssignedUsage, assigned};
 use crate::billing::{BillingError, Draft};
 use crate::catalog::Account;
-use crate::store::inspect::{self, Count};
+use crate::store::billing::StreamPosition;
+use crate::store::inspect::{self, Count, GapRow, SegmentRow};
 use crate::store::nodes::{Node, NodeRow};
 use crate::store::{self, Connection, StoreError};
 
@@ -118,30 +120,89 @@ async fn nodes_today(
     today: Timestamp,
     now: Timestamp,
 ) -> Result<Vec<NodeToday>, StoreError> {
-    let refused = inspect::refusal_counts(conn).await?;
-    let quarantined = inspect::quarantine_counts(conn).await?;
+    let facts = Facts::read(conn, today, now).await?;
     let mut figures = Vec::new();
     for node in nodes {
-        let last = inspect::last_segment(conn, node.row)
-            .await?
-            .map(|row| LastSegment {
+        let last = inspect::last_segment(conn, node.row).await?;
+        figures.push(facts.node(node, last, usage));
+    }
+    Ok(figures)
+}
+
+/// What is read once for all nodes.
+struct Facts {
+    now: Timestamp,
+    today: Timestamp,
+    refused: Vec<Count>,
+    quarantined: Vec<Count>,
+    gaps: Vec<GapRow>,
+    doubted: Vec<(NodeRow, Period)>,
+    positions: Vec<StreamPosition>,
+}
+
+impl Facts {
+    async fn read(
+        conn: &mut Connection,
+        today: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let span = Period {
+            from: today,
+            to: now,
+        };
+        Ok(Self {
+            now,
+            today,
+            refused: inspect::refusal_counts(conn).await?,
+            quarantined: inspect::quarantine_counts(conn).await?,
+            gaps: inspect::gaps(conn, span).await?,
+            doubted: inspect::quarantined_time(conn, span).await?,
+            positions: store::billing::stream_positions(conn).await?,
+        })
+    }
+
+    fn node(&self, node: Node, last: Option<SegmentRow>, usage: &[AssignedUsage]) -> NodeToday {
+        let proved = store::billing::proved_through(&self.positions, node.id);
+        NodeToday {
+            coverage: self.coverage(&node, usage),
+            gaps: self.gaps_of(node.row).map(named).collect(),
+            node: node.id,
+            state: node.state.as_str().to_owned(),
+            lag: proved.map(|through| self.now.since(through)),
+            last_segment: last.map(|row| LastSegment {
                 stream: row.stream,
                 seq: row.seq,
                 received_at: row.received_at,
                 covered_through: row.covered_through,
-            });
-        figures.push(NodeToday {
-            coverage: coverage(usage, &node, now.since(today.max(node.enrolled_at))),
-            node: node.id,
-            state: node.state.as_str().to_owned(),
-            lag: last.as_ref().map(|last| now.since(last.covered_through)),
-            last_segment: last,
-            refused: of(&refused, node.row),
-            quarantined: of(&quarantined, node.row),
+            }),
+            refused: of(&self.refused, node.row),
+            quarantined: of(&self.quarantined, node.row),
             name: node.name,
-        });
+        }
     }
-    Ok(figures)
+
+    fn gaps_of(&self, node: NodeRow) -> impl Iterator<Item = &GapRow> {
+        self.gaps.iter().filter(move |gap| gap.node == node)
+    }
+
+    /// How the node's time of today is accounted for, from its enrolment on.
+    fn coverage(&self, node: &Node, usage: &[AssignedUsage]) -> Coverage {
+        let own = usage.iter().map(|usage| &usage.row);
+        let control = coverage::control(own.filter(|row| row.node == node.id));
+        let gaps = self.gaps_of(node.row).map(|gap| gap.span).collect();
+        let doubted = self.doubted.iter().filter(|(of, _)| *of == node.row);
+        let doubted = doubted.map(|(_, time)| *time).collect();
+        let length = self.now.since(self.today.max(node.enrolled_at));
+        coverage::of(control, gaps, doubted, length)
+    }
+}
+
+fn named(gap: &GapRow) -> NamedGap {
+    NamedGap {
+        from: gap.span.from,
+        to: gap.span.to,
+        cause: gap.cause,
+    }
 }
 
 fn of(counts: &[Count], node: NodeRow) -> u64 {
@@ -150,32 +211,6 @@ fn of(counts: &[Count], node: NodeRow) -> u64 {
         .filter(|count| count.node == Some(node))
         .map(|count| count.count)
         .sum()
-}
-
-/// How a node's time of today is accounted for, by its control reading of CPU time: one register at
-/// a time, so its intervals and the missing rest make up the day so far.
-fn coverage(usage: &[AssignedUsage], node: &Node, span: Micros) -> Coverage {
-    let control = usage
-        .iter()
-        .map(|usage| &usage.row)
-        .find(|row| row.node == node.id && row.workload.is_host() && row.meter == Meter::CPU_TIME);
-    let Some(row) = control else {
-        return Coverage {
-            missing: span,
-            ..Coverage::default()
-        };
-    };
-    let known = row
-        .exact
-        .0
-        .saturating_add(row.interpolated.0)
-        .saturating_add(row.unmeasured.0);
-    Coverage {
-        exact: row.exact,
-        interpolated: row.interpolated,
-        unmeasured: row.unmeasured,
-        missing: Micros(span.0.saturating_sub(known)),
-    }
 }
 
 /// CPU time of every workload over the last minutes.

@@ -1,8 +1,13 @@
-//! What people look at beside totals: segments, quarantine, refusals, counts for metrics.
+//! What people look at beside totals: segments, quarantine, gaps, workloads, refusals, counts for
+//! metrics.
+
+use std::collections::BTreeMap;
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
+use tallystick_common::period::Period;
+use tallystick_common::reading::Cause;
 use tallystick_common::time::Timestamp;
 
 use super::column::{bytes, id, instant, unsigned};
@@ -127,6 +132,108 @@ fn segment_row(row: &SqliteRow) -> Result<SegmentRow, StoreError> {
         doubt: code.map(|code| (code, words.unwrap_or_default())),
         intervals: unsigned(row, "interval_count", "segments.interval_count")?,
     })
+}
+
+/// A whole-node gap that a counted segment names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapRow {
+    /// The node.
+    pub node: NodeRow,
+    /// When.
+    pub span: Period,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Gaps of every node that share time with a span, cut at its bounds, by node and time.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn gaps(conn: &mut Connection, span: Period) -> Result<Vec<GapRow>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT node, from_at, to_at, cause FROM gaps WHERE from_at < $2 AND to_at > $1 \
+         ORDER BY node, from_at, to_at",
+    )
+    .bind(span.from.as_i64())
+    .bind(span.to.as_i64())
+    .fetch_all(conn)
+    .await?;
+    let read = |row: &SqliteRow| {
+        let words: &str = row.try_get("cause")?;
+        Ok(GapRow {
+            node: NodeRow(row.try_get("node")?),
+            span: shared(row, ("from_at", "to_at"), span)?,
+            cause: Cause::from_words(words)
+                .ok_or_else(|| StoreError::damaged("gaps.cause", words))?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Time of quarantined segments that lies in a span, cut at its bounds, by node.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn quarantined_time(
+    conn: &mut Connection,
+    span: Period,
+) -> Result<Vec<(NodeRow, Period)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT t.node AS node, s.covered_from AS covered_from, s.covered_through AS covered_through \
+         FROM segments s JOIN streams t ON t.id = s.stream \
+         WHERE s.verdict = 'quarantined' AND s.covered_from < $2 AND s.covered_through > $1 \
+         ORDER BY t.node, s.covered_from",
+    )
+    .bind(span.from.as_i64())
+    .bind(span.to.as_i64())
+    .fetch_all(conn)
+    .await?;
+    let read = |row: &SqliteRow| {
+        let time = shared(row, ("covered_from", "covered_through"), span)?;
+        Ok((NodeRow(row.try_get("node")?), time))
+    };
+    rows.iter().map(read).collect()
+}
+
+/// The part of a row's time that lies in a span.
+fn shared(row: &SqliteRow, columns: (&str, &str), span: Period) -> Result<Period, StoreError> {
+    Ok(Period {
+        from: instant(row, columns.0, "a beginning")?.max(span.from),
+        to: instant(row, columns.1, "an end")?.min(span.to),
+    })
+}
+
+/// A workload of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadRow {
+    /// Its name.
+    pub name: String,
+    /// What it calls itself, as its newest counted segment says.
+    pub labels: BTreeMap<String, String>,
+    /// When its first register began.
+    pub first_seen_at: Timestamp,
+}
+
+/// The workloads of a node, by name.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn workloads(
+    conn: &mut Connection,
+    node: NodeRow,
+) -> Result<Vec<WorkloadRow>, StoreError> {
+    let query = "SELECT name, labels, first_seen_at FROM workloads WHERE node = $1 ORDER BY name";
+    let rows = sqlx::query(query).bind(node.0).fetch_all(conn).await?;
+    let read = |row: &SqliteRow| {
+        let labels: &str = row.try_get("labels")?;
+        Ok(WorkloadRow {
+            name: row.try_get("name")?,
+            labels: serde_json::from_str(labels)
+                .map_err(|error| StoreError::damaged("workloads.labels", error))?,
+            first_seen_at: instant(row, "first_seen_at", "workloads.first_seen_at")?,
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 /// Something refused, without its bytes.

@@ -45,6 +45,18 @@ impl NodeState {
     }
 }
 
+/// Rows of nodes, each with when the last segment of its streams came.
+macro_rules! nodes {
+    ($which:literal) => {
+        concat!(
+            "SELECT nodes.*, (SELECT MAX(s.received_at) FROM streams t JOIN segments s \
+             ON s.stream = t.id AND s.seq = t.next_seq - 1 WHERE t.node = nodes.id) \
+             AS last_seen_at FROM nodes",
+            $which
+        )
+    };
+}
+
 /// A node as the store has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -62,7 +74,7 @@ pub struct Node {
     pub tls_fingerprint: [u8; 32],
     /// When it was enrolled.
     pub enrolled_at: Timestamp,
-    /// When it last said something, to the minute or so.
+    /// When the last segment of one of its streams was admitted.
     pub last_seen_at: Option<Timestamp>,
 }
 
@@ -105,7 +117,7 @@ pub async fn records(conn: &mut Connection, node: NodeRow) -> Result<Vec<Vec<u8>
 /// # Errors
 /// When the database fails or the row is damaged.
 pub async fn by_id(conn: &mut Connection, node: NodeId) -> Result<Option<Node>, StoreError> {
-    let row = sqlx::query("SELECT * FROM nodes WHERE node = $1")
+    let row = sqlx::query(nodes!(" WHERE node = $1"))
         .bind(node.0.to_vec())
         .fetch_optional(conn)
         .await?;
@@ -117,7 +129,7 @@ pub async fn by_id(conn: &mut Connection, node: NodeId) -> Result<Option<Node>, 
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn by_name(conn: &mut Connection, name: &str) -> Result<Vec<Node>, StoreError> {
-    let query = "SELECT * FROM nodes WHERE name = $1 ORDER BY id";
+    let query = nodes!(" WHERE name = $1 ORDER BY id");
     let rows = sqlx::query(query).bind(name).fetch_all(conn).await?;
     rows.iter().map(read).collect()
 }
@@ -127,9 +139,7 @@ pub async fn by_name(conn: &mut Connection, name: &str) -> Result<Vec<Node>, Sto
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn all(conn: &mut Connection) -> Result<Vec<Node>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM nodes ORDER BY id")
-        .fetch_all(conn)
-        .await?;
+    let rows = sqlx::query(nodes!(" ORDER BY id")).fetch_all(conn).await?;
     rows.iter().map(read).collect()
 }
 
@@ -161,19 +171,6 @@ pub async fn set_state(
         .execute(conn)
         .await?;
     Ok(changed.rows_affected() > 0)
-}
-
-/// Notes that a node said something.
-///
-/// # Errors
-/// When the database fails.
-pub async fn seen(conn: &mut Connection, node: NodeId, at: Timestamp) -> Result<(), StoreError> {
-    sqlx::query("UPDATE nodes SET last_seen_at = $1 WHERE node = $2")
-        .bind(at.as_i64())
-        .bind(node.0.to_vec())
-        .execute(conn)
-        .await?;
-    Ok(())
 }
 
 /// Notes that from `from` on `key` signs the segments of `stream`.

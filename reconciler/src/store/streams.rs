@@ -11,13 +11,12 @@ use tallystick_common::seal::SealedSegment;
 use tallystick_common::segment::{Block, Header, Previous};
 use tallystick_common::time::Timestamp;
 
+use super::bulk::{Bulk, Values};
 use super::column::{self, bytes, id, instant, number, reading, unsigned};
 use super::nodes::NodeRow;
-use super::{Connection, StoreError};
+use super::{Connection, StoreError, compressed};
 use crate::ingest::admit::{Claim, OpenRegister, StreamState, StreamStatus};
-
-/// zstd level of stored segments: packed columns gain little from more.
-const COMPRESSION: i32 = 1;
+use crate::rollup::Advance;
 
 /// The short name of a stream inside the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,19 +64,38 @@ pub struct StoredSegment {
 
 /// A segment to be stored.
 #[derive(Debug)]
-pub struct NewSegment<'a> {
-    /// Its header.
-    pub header: &'a Header,
+pub struct NewSegment {
+    /// Its stream.
+    pub stream: StreamRow,
+    /// Its number.
+    pub seq: Seq,
     /// Its hash.
     pub hash: Hash,
+    /// First instant it accounts for.
+    pub covered_from: Timestamp,
+    /// First instant after it.
+    pub covered_through: Timestamp,
     /// When it arrived.
     pub received_at: Timestamp,
     /// Code and words of the doubt, when it does not count.
     pub doubt: Option<(&'static str, String)>,
     /// Number of its intervals.
     pub intervals: usize,
-    /// The sealed bytes.
-    pub bytes: &'a [u8],
+    /// The sealed bytes, compressed.
+    pub packed: Vec<u8>,
+}
+
+/// Where a stream moves.
+#[derive(Debug)]
+pub struct Move<'a> {
+    /// Which.
+    pub stream: StreamRow,
+    /// Where it stands.
+    pub from: Seq,
+    /// Where it will.
+    pub to: &'a StreamState,
+    /// The boot of its last segment, when that is new.
+    pub boot: Option<BootId>,
 }
 
 const STREAM: &str = "SELECT s.*, n.node AS node_id FROM streams s JOIN nodes n ON n.id = s.node";
@@ -108,6 +126,22 @@ pub async fn find(
 /// As [`find`].
 pub async fn all(conn: &mut Connection) -> Result<Vec<Stream>, StoreError> {
     let query = sqlx::query(sqlx::AssertSqlSafe(format!("{STREAM} ORDER BY s.id")));
+    query
+        .fetch_all(conn)
+        .await?
+        .iter()
+        .map(read_stream)
+        .collect()
+}
+
+/// Streams whose rollups do not hold everything that was admitted.
+///
+/// # Errors
+/// As [`find`].
+pub async fn behind(conn: &mut Connection) -> Result<Vec<Stream>, StoreError> {
+    let query = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "{STREAM} WHERE s.rolled_seq < s.next_seq ORDER BY s.id"
+    )));
     query
         .fetch_all(conn)
         .await?
@@ -229,8 +263,7 @@ pub async fn segment_at(
 pub(crate) fn read_segment(row: &SqliteRow) -> Result<StoredSegment, StoreError> {
     let verdict: &str = row.try_get("verdict")?;
     let packed: &[u8] = row.try_get("bytes")?;
-    let bytes = zstd::bulk::decompress(packed, tallystick_common::seal::MAX_SEGMENT_BYTES)
-        .map_err(|error| StoreError::damaged("segments.bytes", error))?;
+    let bytes = compressed::decompress(packed)?;
     Ok(StoredSegment {
         seq: Seq(unsigned(row, "seq", "segments.seq")?),
         counted: verdict == "counted",
@@ -289,42 +322,44 @@ pub async fn begin(
     Ok(StreamRow(row))
 }
 
-/// Stores a segment.
+/// Stores segments.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn insert_segment(
+pub async fn insert_segments(
     conn: &mut Connection,
-    stream: StreamRow,
-    new: &NewSegment<'_>,
+    segments: &[NewSegment],
 ) -> Result<(), StoreError> {
+    let bulk = Bulk {
+        before: "INSERT INTO segments (stream, seq, hash, covered_from, covered_through, received_at, verdict, \
+                 doubt_code, doubt, interval_count, bytes) VALUES",
+        columns: 11,
+        after: "",
+    };
+    bulk.execute(conn, segments, bind_segment).await.map(drop)
+}
+
+fn bind_segment(values: &mut Values, new: &NewSegment) -> Result<(), StoreError> {
     let (code, words) = new
         .doubt
         .as_ref()
         .map(|(code, words)| (*code, words.as_str()))
         .unzip();
-    sqlx::query(
-        "INSERT INTO segments (stream, seq, hash, covered_from, covered_through, received_at, verdict, \
-         doubt_code, doubt, interval_count, bytes) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-    )
-    .bind(stream.0)
-    .bind(column::seq(new.header.seq)?)
-    .bind(new.hash.0.as_slice())
-    .bind(new.header.from.as_i64())
-    .bind(new.header.covered_through.as_i64())
-    .bind(new.received_at.as_i64())
-    .bind(if new.doubt.is_none() { "counted" } else { "quarantined" })
-    .bind(code)
-    .bind(words)
-    .bind(number(new.intervals as u64, "intervals")?)
-    .bind(compress(new.bytes)?)
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-fn compress(bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
-    zstd::bulk::compress(bytes, COMPRESSION).map_err(|error| StoreError::damaged("segment", error))
+    values.add(new.stream.0)?;
+    values.add(column::seq(new.seq)?)?;
+    values.add(new.hash.0.as_slice())?;
+    values.add(new.covered_from.as_i64())?;
+    values.add(new.covered_through.as_i64())?;
+    values.add(new.received_at.as_i64())?;
+    values.add(if new.doubt.is_none() {
+        "counted"
+    } else {
+        "quarantined"
+    })?;
+    values.add(code)?;
+    values.add(words)?;
+    values.add(number(new.intervals as u64, "intervals")?)?;
+    values.add(new.packed.as_slice())
 }
 
 /// Keeps the other branch of a fork.
@@ -347,41 +382,40 @@ pub async fn insert_fork(
     .bind(column::seq(seq)?)
     .bind(hash.0.as_slice())
     .bind(now.as_i64())
-    .bind(compress(bytes)?)
+    .bind(compressed::compress(bytes)?)
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// Moves a stream from `from` to where `state` stands, if nobody else moved it. `false` when
-/// somebody did.
+/// Moves streams on, each if nobody else moved it. `false` when somebody did: then the transaction
+/// must not be committed.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn advance(
-    conn: &mut Connection,
-    stream: StreamRow,
-    from: Seq,
-    state: &StreamState,
-    boot: Option<BootId>,
-) -> Result<bool, StoreError> {
-    let through = state.covered_through.unwrap_or(Timestamp::EPOCH);
-    let done = sqlx::query(
-        "UPDATE streams SET next_seq = $3, head = $4, covered_through = $5, proved_through = $9, state = $6, next_register = $7, \
-         boot = COALESCE($8, boot) WHERE id = $1 AND next_seq = $2",
-    )
-    .bind(stream.0)
-    .bind(column::seq(from)?)
-    .bind(column::seq(state.next)?)
-    .bind(state.head.unwrap_or(Hash::ZERO).0.to_vec())
-    .bind(through.as_i64())
-    .bind(state.status.as_str())
-    .bind(number(state.next_register.0, "a register")?)
-    .bind(boot.map(|boot| boot.0.to_vec()))
-    .bind(state.proved_through.map(Timestamp::as_i64))
-    .execute(conn)
-    .await?;
-    Ok(done.rows_affected() == 1)
+pub async fn advance(conn: &mut Connection, moves: &[Move<'_>]) -> Result<bool, StoreError> {
+    let bulk = Bulk {
+        before: "UPDATE streams SET next_seq = v.column3, head = v.column4, covered_through = v.column5, \
+                 state = v.column6, next_register = v.column7, boot = COALESCE(v.column8, streams.boot), \
+                 proved_through = v.column9 FROM (VALUES",
+        columns: 9,
+        after: ") AS v WHERE streams.id = v.column1 AND streams.next_seq = v.column2",
+    };
+    let moved = bulk.execute(conn, moves, bind_move).await?;
+    Ok(moved == moves.len() as u64)
+}
+
+fn bind_move(values: &mut Values, of: &Move<'_>) -> Result<(), StoreError> {
+    let to = of.to;
+    values.add(of.stream.0)?;
+    values.add(column::seq(of.from)?)?;
+    values.add(column::seq(to.next)?)?;
+    values.add(to.head.unwrap_or(Hash::ZERO).0.as_slice())?;
+    values.add(to.covered_through.unwrap_or(Timestamp::EPOCH).as_i64())?;
+    values.add(to.status.as_str())?;
+    values.add(number(to.next_register.0, "a register")?)?;
+    values.add(of.boot.map(|boot| boot.0.to_vec()))?;
+    values.add(to.proved_through.map(Timestamp::as_i64))
 }
 
 /// Which nodes claim a boot.
@@ -409,31 +443,32 @@ pub async fn claims(conn: &mut Connection, boot: BootId) -> Result<Vec<Claim>, S
         .collect()
 }
 
-/// Writes a node's claim to a boot.
+/// Writes nodes' claims to boots.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn put_claim(
+pub async fn put_claims(
     conn: &mut Connection,
-    node: NodeRow,
-    claim: &Claim,
+    claims: &[(NodeRow, Claim)],
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO boots (boot, node, claim, seen_from, seen_through, counted_from, counted_through) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (boot, node) DO UPDATE SET \
-         seen_from = excluded.seen_from, seen_through = excluded.seen_through, \
-         counted_from = excluded.counted_from, counted_through = excluded.counted_through",
-    )
-    .bind(claim.boot.0.as_slice())
-    .bind(node.0)
-    .bind(claim.order)
-    .bind(claim.seen.0.as_i64())
-    .bind(claim.seen.1.as_i64())
-    .bind(claim.counted.0.as_i64())
-    .bind(claim.counted.1.as_i64())
-    .execute(conn)
-    .await?;
-    Ok(())
+    let bulk = Bulk {
+        before: "INSERT INTO boots (boot, node, claim, seen_from, seen_through, counted_from, counted_through) \
+                 VALUES",
+        columns: 7,
+        after: "ON CONFLICT (boot, node) DO UPDATE SET \
+                seen_from = excluded.seen_from, seen_through = excluded.seen_through, \
+                counted_from = excluded.counted_from, counted_through = excluded.counted_through",
+    };
+    let bind = |values: &mut Values, (node, claim): &(NodeRow, Claim)| {
+        values.add(claim.boot.0.as_slice())?;
+        values.add(node.0)?;
+        values.add(claim.order)?;
+        values.add(claim.seen.0.as_i64())?;
+        values.add(claim.seen.1.as_i64())?;
+        values.add(claim.counted.0.as_i64())?;
+        values.add(claim.counted.1.as_i64())
+    };
+    bulk.execute(conn, claims, bind).await.map(drop)
 }
 
 /// Notes the whole-node gaps that a counted segment names.
@@ -501,23 +536,24 @@ pub async fn segments_between(
     rows.iter().map(read_segment).collect()
 }
 
-/// Moves the position up to which rollups and registers hold. `false` when somebody else moved it.
+/// Moves the positions up to which rollups and registers hold, each if nobody else moved it. `false`
+/// when somebody did: then the transaction must not be committed.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn roll(
-    conn: &mut Connection,
-    stream: StreamRow,
-    from: Seq,
-    to: Seq,
-) -> Result<bool, StoreError> {
-    let done = sqlx::query("UPDATE streams SET rolled_seq = $3 WHERE id = $1 AND rolled_seq = $2")
-        .bind(stream.0)
-        .bind(column::seq(from)?)
-        .bind(column::seq(to)?)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected() == 1)
+pub async fn roll(conn: &mut Connection, advances: &[Advance]) -> Result<bool, StoreError> {
+    let bulk = Bulk {
+        before: "UPDATE streams SET rolled_seq = v.column3 FROM (VALUES",
+        columns: 3,
+        after: ") AS v WHERE streams.id = v.column1 AND streams.rolled_seq = v.column2",
+    };
+    let bind = |values: &mut Values, advance: &Advance| {
+        values.add(advance.stream.row.0)?;
+        values.add(column::seq(advance.stream.rolled)?)?;
+        values.add(column::seq(advance.to)?)
+    };
+    let rolled = bulk.execute(conn, advances, bind).await?;
+    Ok(rolled == advances.len() as u64)
 }
 
 impl StoredSegment {

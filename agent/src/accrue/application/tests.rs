@@ -1,4 +1,3 @@
-use tallystick_common::ids::StreamId;
 use tallystick_common::meter::Meter;
 use tallystick_common::reading::Quality;
 use tallystick_common::segment::Basis;
@@ -109,7 +108,7 @@ fn what_was_not_sealed_goes_into_the_next_stream() {
     world.report("requests", 6).unwrap();
     world.tick();
     world.report("requests", 7).unwrap();
-    world.begin_stream(StreamId([8; 16]));
+    world.new_stream();
     let refused = world.report("requests", 1).unwrap_err();
     assert_eq!(refused, ReportError::NotYet);
     world.tick();

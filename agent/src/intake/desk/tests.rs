@@ -1,6 +1,7 @@
 //! What comes in is counted once, over crashes, with a real journal and a real sled.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use tallystick_common::application::AppMeter;
@@ -45,10 +46,13 @@ impl Agent {
         let state = recovered.state.as_deref();
         let buffer = Handle::new(buffer);
         let mut station = Station::new(NodeId([7; 16]), key, settings, buffer, state).unwrap();
-        let counted = state.map(|_| station.accrual().batch());
+        let known = station.accrual().accounted_through();
+        let counted = known.map(|_| station.accrual().batch());
         let settings = IntakeSettings::default();
         let desk = Desk::open(&dir.join("intake"), &settings, counted, at(second)).unwrap();
-        station.set_batch(desk.last_batch());
+        if counted.is_none() {
+            station.set_batch(desk.counted());
+        }
         let mut agent = Self {
             station,
             desk,
@@ -80,6 +84,8 @@ impl Agent {
             },
             sources: vec![host],
             walks: Vec::new(),
+            labels: Arc::default(),
+            last: Vec::new(),
             notes: Vec::new(),
         });
     }
@@ -100,7 +106,7 @@ impl Agent {
             })
             .collect();
         self.desk
-            .commit(&mut self.station, requests, at(self.second));
+            .commit(&mut self.station, requests, [5; 32], at(self.second));
         told.into_iter()
             .map(|mut answered| answered.try_recv().unwrap())
             .collect()

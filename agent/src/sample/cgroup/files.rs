@@ -42,6 +42,10 @@ pub(in crate::sample) enum DiskFiles {
     V2(KernelFile),
 }
 
+/// Processes that exist: tasks, in v1 and v2 alike.
+#[derive(Debug)]
+pub(in crate::sample) struct TaskFile(KernelFile);
+
 const BLKIO_BYTES: &str = "blkio.throttle.io_service_bytes_recursive";
 const BLKIO_OPERATIONS: &str = "blkio.throttle.io_serviced_recursive";
 
@@ -121,6 +125,28 @@ impl MemoryFiles {
         let usage = usage.parse(buffer, parse::number)?;
         let inactive = stat.parse(buffer, |text| parse::keyed(text, key))?;
         Ok(usage.saturating_sub(inactive))
+    }
+}
+
+impl TaskFile {
+    pub(super) fn open(
+        hierarchy: &Hierarchy,
+        directory: &Directory,
+        keep: bool,
+    ) -> io::Result<Option<Self>> {
+        if hierarchy.is_v2() || hierarchy.has_v1("pids") {
+            return Ok(directory.file("pids.current", keep)?.map(Self));
+        }
+        Ok(None)
+    }
+
+    pub(super) fn kept(&self) -> usize {
+        usize::from(self.0.is_kept())
+    }
+
+    /// Of the cgroup and those inside it.
+    pub(super) fn read(&self, buffer: &mut Vec<u8>) -> Result<u128, String> {
+        self.0.parse(buffer, parse::number)
     }
 }
 

@@ -49,6 +49,13 @@ async fn a_rollup_row_that_its_registers_do_not_bear_out_is_shown_and_not_issued
         .await;
     let draft = world.draft("acme", LATE).await;
     assert_eq!(discrepancies(&draft), [(3001, 3000)]);
+    let shown = crate::console::view::of_statement(&draft.statement).notes;
+    assert!(
+        shown
+            .iter()
+            .any(|note| note.contains("3001 to be billed, 3000 counted")),
+        "{shown:?}"
+    );
     let refused = world.issue().await.unwrap_err();
     assert!(
         matches!(refused, BillingError::Discrepancies { count: 1, .. }),

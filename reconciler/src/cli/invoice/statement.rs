@@ -1,8 +1,8 @@
 //! A statement for people: lines with their steps, the total, and what else is to be said.
 
-use tallystick_common::statement::{Discrepancy, Line, Statement, Unpriced, UnpricedReason};
+use tallystick_common::statement::{Line, Statement, Unpriced, UnpricedReason};
 
-use crate::console::view::note;
+use crate::console::view::{discrepancy, note};
 
 /// The statement as text.
 pub(super) fn told(statement: &Statement) -> String {
@@ -65,18 +65,6 @@ fn not_charged(unpriced: &Unpriced) -> String {
         meter.unit(),
         detail.of.workload,
         detail.of.node_name
-    )
-}
-
-fn discrepancy(wrong: &Discrepancy) -> String {
-    format!(
-        "Discrepancy: {} of {} on {}, {}: {} to be billed, {} counted by its registers",
-        wrong.meter,
-        wrong.of.workload,
-        wrong.of.node_name,
-        wrong.window,
-        wrong.quantity,
-        wrong.counted
     )
 }
 

@@ -1,9 +1,10 @@
 use tallystick_common::ids::{NodeId, Seq, StreamId, WorkloadName};
 use tallystick_common::meter::Meter;
+use tallystick_common::reading::Cause;
 use tallystick_common::time::{Micros, Timestamp};
 
 use super::*;
-use crate::overview::{Chart, Coverage, LastSegment, LineSoFar, Series, UsageToday};
+use crate::overview::{Chart, Coverage, LastSegment, LineSoFar, NamedGap, Series, UsageToday};
 
 fn usage(workload: &str, meter: Meter, quantity: &str, account: Option<&str>) -> UsageToday {
     UsageToday {
@@ -73,6 +74,11 @@ fn overview() -> Overview {
                 missing: Micros(250),
                 ..Coverage::default()
             },
+            gaps: vec![NamedGap {
+                from: at,
+                to: at,
+                cause: Cause::NodeDown,
+            }],
             lag: Some(Micros(1_500_000)),
             refused: 3,
             quarantined: 0,
@@ -90,6 +96,7 @@ fn the_first_page_shows_the_figures_and_where_they_come_from() {
         "edge-1",
         ">41<",
         "1.5 s",
+        "node down",
         "3 refused",
         "unassigned",
     ] {

@@ -1,14 +1,13 @@
 //! Where a stream stands: its head, the time it accounts for, its open registers.
+//!
+//! How registers go on is [`tallystick_common::chain`]'s, which a verifier follows too. Here is what only
+//! the reconciler knows: whose the stream is, whether it may go on, and what of its time is proved.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
-use tallystick_common::ids::{Hash, NodeId, RegisterId, Seq, StreamId, WorkloadName};
-use tallystick_common::meter::Meter;
-use tallystick_common::odometer;
-use tallystick_common::reading::Reading;
-use tallystick_common::segment::{Block, Header, Purpose, Run};
+use tallystick_common::chain::{self, OpenRegisters};
+use tallystick_common::ids::{Hash, NodeId, RegisterId, Seq, StreamId};
+use tallystick_common::segment::{Block, Header, Purpose};
 use tallystick_common::time::Timestamp;
 use tallystick_common::wire::Position;
 
@@ -49,19 +48,6 @@ impl fmt::Display for StreamStatus {
     }
 }
 
-/// A register that is open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenRegister {
-    /// What it measures on.
-    pub workload: Arc<WorkloadName>,
-    /// What it measures.
-    pub meter: Meter,
-    /// Where it stands.
-    pub reading: Reading,
-    /// Up to when it accounts for time.
-    pub end: Timestamp,
-}
-
 /// Where a stream stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamState {
@@ -83,7 +69,7 @@ pub struct StreamState {
     /// Registers below this number were opened before.
     pub next_register: RegisterId,
     /// The registers that are open.
-    pub open: BTreeMap<RegisterId, OpenRegister>,
+    pub open: OpenRegisters,
 }
 
 impl StreamState {
@@ -99,7 +85,7 @@ impl StreamState {
             covered_through: None,
             proved_through: None,
             next_register: RegisterId(0),
-            open: BTreeMap::new(),
+            open: OpenRegisters::new(),
         }
     }
 
@@ -114,17 +100,7 @@ impl StreamState {
 
     /// Moves on by a segment that was admitted, counted or not.
     pub fn advance(&mut self, header: &Header, blocks: &[Block], hash: Hash) {
-        for block in blocks {
-            for run in block.runs() {
-                self.advance_register(block, run);
-            }
-        }
-        // A register that a doubtful segment left out is over.
-        let named = left_open(blocks);
-        if self.open.len() > named.len() {
-            self.open
-                .retain(|register, _| named.binary_search(register).is_ok());
-        }
+        chain::advance(&mut self.open, &mut self.next_register, blocks);
         self.next = header.seq.next();
         self.head = Some(hash);
         let through = header.covered_through;
@@ -141,44 +117,4 @@ impl StreamState {
     pub fn prove(&mut self, through: Timestamp) {
         self.proved_through = self.proved_through.max(Some(through));
     }
-
-    fn advance_register(&mut self, block: &Block, run: &Run) {
-        self.next_register = self
-            .next_register
-            .max(RegisterId(run.register.0.saturating_add(1)));
-        if run.closed.is_some() {
-            self.open.remove(&run.register);
-            return;
-        }
-        let reading = odometer::closing(block, run).unwrap_or(run.opening);
-        let end = block.shape(run).end();
-        match self.open.get_mut(&run.register) {
-            Some(open) if *open.workload == block.workload && open.meter == run.meter => {
-                open.reading = reading;
-                open.end = open.end.max(end);
-            }
-            _ => {
-                let workload = Arc::new(block.workload.clone());
-                let open = OpenRegister {
-                    workload,
-                    meter: run.meter,
-                    reading,
-                    end,
-                };
-                self.open.insert(run.register, open);
-            }
-        }
-    }
-}
-
-/// The registers that a segment leaves open, sorted, each once.
-pub(crate) fn left_open(blocks: &[Block]) -> Vec<RegisterId> {
-    let runs = blocks.iter().flat_map(Block::runs);
-    let mut open: Vec<RegisterId> = runs
-        .filter(|run| run.closed.is_none())
-        .map(|run| run.register)
-        .collect();
-    open.sort_unstable();
-    open.dedup();
-    open
 }

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use tallystick_common::ids::{RegisterId, Seq};
-use tallystick_common::reading::{Cause, Gap};
+use tallystick_common::reading::{Cause, Gap, Reading};
 use tallystick_common::segment::{Basis, CloseReason};
 
 use super::*;

@@ -1,5 +1,6 @@
 //! What can be said of a segment.
 
+use tallystick_common::chain::Break;
 use tallystick_common::ids::{Hash, NodeId, RegisterId, Seq, StreamId, WorkloadName};
 use tallystick_common::meter::Meter;
 use tallystick_common::odometer::OdometerError;
@@ -158,6 +159,21 @@ pub enum Doubt {
         /// The other node.
         node: NodeId,
     },
+}
+
+impl From<Break> for Doubt {
+    fn from(found: Break) -> Self {
+        match found {
+            Break::From { expected, found } => Self::From { expected, found },
+            Break::NotOpen(register) => Self::Unopened { register },
+            Break::NotNew { register, .. } => Self::Reused { register },
+            Break::Twice(register) => Self::Twice { register },
+            Break::Moved(register) => Self::Moved { register },
+            Break::Missing(register) => Self::Missing { register },
+            Break::Odometer(error) => Self::Odometer(error),
+            Break::Tiling(error) => Self::Tiling(error),
+        }
+    }
 }
 
 impl Doubt {

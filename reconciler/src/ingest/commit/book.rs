@@ -39,8 +39,9 @@ pub(super) struct Entry {
     stored: Seq,
 }
 
+/// The time that one stream accounts for.
 #[derive(Debug, Clone, Copy)]
-struct Extent {
+pub(super) struct Extent {
     row: StreamRow,
     stream: StreamId,
     from: Timestamp,
@@ -117,13 +118,13 @@ impl Book {
             .expect("it was inserted when it was missing"))
     }
 
-    /// Registers of the node's other streams that account for time of this segment.
-    pub(super) async fn rivals(
+    /// The node's other streams that account for time of this segment.
+    pub(super) async fn others(
         &mut self,
         conn: &mut Connection,
         node: NodeRow,
         header: &Header,
-    ) -> Result<Vec<Life>, StoreError> {
+    ) -> Result<Vec<Extent>, StoreError> {
         if let std::collections::hash_map::Entry::Vacant(e) = self.siblings.entry(node) {
             let extents = streams::of_node(conn, node)
                 .await?
@@ -132,17 +133,16 @@ impl Book {
                 .collect();
             e.insert(extents);
         }
-        let others: Vec<Extent> = self.siblings[&node]
+        let overlap = |other: &&Extent| {
+            other.stream != header.stream
+                && other.from < header.covered_through
+                && other.through > header.from
+        };
+        Ok(self.siblings[&node]
             .iter()
-            .filter(|other| other.stream != header.stream)
-            .filter(|other| other.from < header.covered_through && other.through > header.from)
+            .filter(overlap)
             .copied()
-            .collect();
-        let mut lives = Vec::new();
-        for other in others {
-            lives.extend(lives_within(conn, &other, header).await?);
-        }
-        Ok(lives)
+            .collect())
     }
 
     pub(super) async fn claims(
@@ -209,30 +209,37 @@ impl Book {
 
     /// Writes what changed in the open transaction: heads (compare-and-set) and claims.
     pub(super) async fn settle(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
-        for key in std::mem::take(&mut self.touched) {
-            let Some(entry) = self.streams.get_mut(&key).filter(|entry| entry.touched) else {
-                continue;
-            };
-            let Some(row) = entry.row else { continue };
-            if !streams::advance(conn, row, entry.stored, &entry.state, entry.boot).await? {
-                return Err(StoreError::damaged(
-                    "streams",
-                    "another process moved a stream of ours",
-                ));
-            }
-            entry.stored = entry.state.next;
-            entry.touched = false;
+        let touched = std::mem::take(&mut self.touched);
+        let moved = touched.iter().filter_map(|key| {
+            let entry = self.streams.get(key).filter(|entry| entry.touched)?;
+            Some(streams::Move {
+                stream: entry.row?,
+                from: entry.stored,
+                to: &entry.state,
+                boot: entry.boot,
+            })
+        });
+        if !streams::advance(conn, &moved.collect::<Vec<_>>()).await? {
+            return Err(StoreError::damaged(
+                "streams",
+                "another process moved a stream of ours",
+            ));
         }
-        for (boot, node) in std::mem::take(&mut self.changed_claims) {
-            let claim = self
-                .claims
-                .get(&boot)
-                .and_then(|all| all.iter().find(|claim| claim.node == node));
-            if let (Some(claim), Some((row, _))) = (claim, self.nodes.get(&node)) {
-                streams::put_claim(conn, *row, claim).await?;
+        for key in touched {
+            if let Some(entry) = self.streams.get_mut(&key) {
+                entry.stored = entry.state.next;
+                entry.touched = false;
             }
         }
-        Ok(())
+        let changed = std::mem::take(&mut self.changed_claims);
+        let claims: Vec<(NodeRow, Claim)> = changed
+            .iter()
+            .filter_map(|(boot, node)| {
+                let claim = self.claims.get(boot)?.iter().find(|c| c.node == *node)?;
+                Some((self.nodes.get(node)?.0, *claim))
+            })
+            .collect();
+        streams::put_claims(conn, &claims).await
     }
 }
 
@@ -296,23 +303,25 @@ async fn read(
     })
 }
 
-/// What the other stream measured within the segment's time, by its stored segments there.
-async fn lives_within(
+/// What other streams measured within the segment's time, by their stored segments there.
+pub(super) async fn rivals(
     conn: &mut Connection,
-    other: &Extent,
+    others: &[Extent],
     header: &Header,
 ) -> Result<Vec<Life>, StoreError> {
-    let stored =
-        streams::segments_between(conn, other.row, header.from, header.covered_through).await?;
+    let (from, to) = (header.from, header.covered_through);
     let mut lives = Vec::new();
-    for segment in stored.into_iter().filter(|segment| segment.counted) {
-        for block in segment.read()?.1 {
-            lives.extend(
-                block
-                    .runs()
-                    .iter()
-                    .filter_map(|run| life(other.stream, &block, run)),
-            );
+    for other in others {
+        let stored = streams::segments_between(conn, other.row, from, to).await?;
+        for segment in stored.into_iter().filter(|segment| segment.counted) {
+            for block in segment.read()?.1 {
+                lives.extend(
+                    block
+                        .runs()
+                        .iter()
+                        .filter_map(|run| life(other.stream, &block, run)),
+                );
+            }
         }
     }
     Ok(lives)

@@ -33,6 +33,7 @@ async fn commit(committer: &mut Committer, segments: &[&VerifiedSegment]) -> Vec
         let (answer, verdict) = oneshot::channel();
         batch.push(Job::Segment {
             segment: Box::new((*segment).clone()),
+            packed: compressed::compress(segment.bytes()).unwrap(),
             peer: peer(),
             answer,
         });
