@@ -235,6 +235,14 @@ impl Station {
         Ok(())
     }
 
+    /// What a disk that takes nothing leaves behind: a draft that waits.
+    #[cfg(test)]
+    pub(crate) fn leave_unsealed(&mut self) {
+        let draft = self.accrual.seal().unwrap().unwrap();
+        let state = codec::encode(&self.accrual.checkpoint());
+        self.postpone(Pending { draft, state }).unwrap();
+    }
+
     fn settle_pending(&mut self, seed: [u8; 32]) -> Result<(), StationError> {
         while let Some(pending) = self.pending.front() {
             let segment = {

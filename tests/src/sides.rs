@@ -78,16 +78,6 @@ impl Sides {
         Ok(sides)
     }
 
-    /// Adds `text` to the agent's configuration.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn configure(&self, text: &str) -> anyhow::Result<()> {
-        let path = self.folder.path().join("agent.toml");
-        let before = std::fs::read_to_string(&path)?;
-        Ok(std::fs::write(&path, format!("{before}{text}"))?)
-    }
-
     /// The agent's socket for applications.
     #[must_use]
     pub fn intake(&self) -> PathBuf {

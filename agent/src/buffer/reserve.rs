@@ -129,6 +129,7 @@ mod tests {
         let length = || folder.path().join("reserve").metadata().unwrap().len();
         assert!(reserve.is_whole());
         assert_eq!(length(), 5 * STEP_BYTES);
+        assert!(!reserve.release(Need::State) && reserve.is_whole());
         let steps = std::iter::repeat_with(|| reserve.release(Need::Seal))
             .take_while(|released| *released)
             .count();

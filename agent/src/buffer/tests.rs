@@ -434,6 +434,35 @@ fn a_new_stream_keeps_what_was_not_receipted_of_the_old() {
 }
 
 #[test]
+fn registers_saved_without_a_seal_cost_no_files_and_are_the_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut buffer = filled(folder.path(), 3);
+    let files = || scan::numbers(&folder.path().join("journal")).unwrap();
+    let before = files();
+    let last = before.last().copied().unwrap();
+    let mut saved = Vec::new();
+    for turn in 0u32.. {
+        // Nothing of one is in the next.
+        let words =
+            (0..2_500u32).map(|word| blake3::hash(&[turn, word].map(u32::to_le_bytes).concat()));
+        saved = words.flat_map(|hash| *hash.as_bytes()).collect();
+        buffer.save_state(&saved).unwrap();
+        if files().last().is_some_and(|file| *file >= last + 4) {
+            break;
+        }
+    }
+    assert!(files().len() <= before.len() + 2, "{:?}", files());
+    drop(buffer);
+    let (mut buffer, recovered) = open(folder.path());
+    assert_eq!(recovered.reports, []);
+    assert_eq!(recovered.state, Some(saved));
+    assert_eq!(
+        buffer.segments_from(Seq(0), 9, usize::MAX).unwrap().len(),
+        3
+    );
+}
+
+#[test]
 fn a_journal_of_a_newer_version_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     drop(filled(folder.path(), 1));

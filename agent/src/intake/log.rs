@@ -255,6 +255,7 @@ fn rewrite(path: &Path, ledger: &Ledger, batch: u64) -> Result<(File, u64), Inta
 #[cfg(test)]
 mod tests {
     use super::super::ledger::Known;
+    use super::super::series::{Point, Series};
     use super::*;
 
     const LIMITS: Limits = Limits {
@@ -332,5 +333,73 @@ mod tests {
         drop(log);
         let (_, ledger) = Log::open(folder.path(), Some(9), LIMITS, at(4)).unwrap();
         assert_eq!(known(&ledger), [1, 3]);
+    }
+
+    fn series(mark: u128) -> Vec<Entry> {
+        let point = |value| Point {
+            start: None,
+            time: at(1),
+            value,
+        };
+        let (series, _) = Series::open(&point(mark), at(0), at(1));
+        let key = [7; 16];
+        vec![Entry::Series { key, series }]
+    }
+
+    /// What a series is billed that stood at 10 when it was logged and stands at 12 now.
+    fn billed_of_series(ledger: &mut Ledger) -> u128 {
+        let point = Point {
+            start: None,
+            time: at(5),
+            value: 12,
+        };
+        let counted = ledger.count_series([7; 16], &point, at(5)).unwrap();
+        counted.unwrap().0
+    }
+
+    #[test]
+    fn where_counted_batches_cannot_be_read_series_count_from_where_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let (mut log, _) = Log::open(folder.path(), Some(0), LIMITS, at(0)).unwrap();
+        log.append(at(1), series(10)).unwrap();
+        let whole = usize::try_from(log.bytes()).unwrap();
+        log.append(at(2), event(1)).unwrap();
+        drop(log);
+        let good = std::fs::read(&path).unwrap();
+        for (damage, counted, billed) in [
+            (None, Some(2), 2),
+            // Torn: the batch after what was counted was never answered.
+            (Some(whole + 9), Some(1), 2),
+            (Some(whole + 9), Some(2), 0),
+            (Some(whole + 9), None, 0),
+            (Some(whole - 1), Some(2), 0),
+        ] {
+            let mut bytes = good.clone();
+            damage.into_iter().for_each(|byte| bytes[byte] ^= 1);
+            std::fs::write(&path, &bytes).unwrap();
+            let (_, mut ledger) = Log::open(folder.path(), counted, LIMITS, at(3)).unwrap();
+            let found = billed_of_series(&mut ledger);
+            assert_eq!(found, billed, "{damage:?} {counted:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_written_anew_that_lost_its_end_is_told_from_a_whole_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let (mut log, _) = Log::open(folder.path(), Some(0), LIMITS, at(0)).unwrap();
+        log.append(at(1), series(10)).unwrap();
+        log.append(at(2), event(1)).unwrap();
+        drop(log);
+        drop(Log::open(folder.path(), Some(2), LIMITS, at(3)).unwrap());
+        let bytes = std::fs::read(&path).unwrap();
+        let (_, mut whole) = Log::open(folder.path(), Some(2), LIMITS, at(3)).unwrap();
+        assert_eq!(billed_of_series(&mut whole), 2);
+        for length in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            let (_, mut ledger) = Log::open(folder.path(), Some(2), LIMITS, at(3)).unwrap();
+            assert_eq!(billed_of_series(&mut ledger), 0, "cut at {length}");
+        }
     }
 }

@@ -32,11 +32,13 @@ pub enum SendError {
         "no agent listens on {}: is it running, with intake.enabled? --config or --data say which one is meant", list(.0)
     )]
     Nobody(Vec<PathBuf>),
-    /// The connection.
-    #[error("report to {path}: {source}")]
+    /// The connection: whether it was counted is not known.
+    #[error("report to {path}: {source}; repeat it with --id {id}, it is counted once")]
     Connection {
         /// The socket.
         path: PathBuf,
+        /// Under which it was reported.
+        id: String,
         /// What the system said.
         source: io::Error,
     },
@@ -62,7 +64,8 @@ impl Report {
     /// # Errors
     /// When it was not counted.
     pub async fn send(&self, config: &Config) -> Result<String, SendError> {
-        let body = self.event()?.to_string();
+        let id = self.id()?;
+        let body = self.event(&id).to_string();
         let call = Call {
             method: "POST",
             headers: &["content-type: application/cloudevents+json"],
@@ -76,22 +79,23 @@ impl Report {
                 Err(error) if is_nobody(&error) => {}
                 Err(source) => {
                     let path = path.clone();
-                    return Err(SendError::Connection { path, source });
+                    return Err(SendError::Connection { path, id, source });
                 }
             }
         }
         Err(SendError::Nobody(sockets))
     }
 
-    fn event(&self) -> Result<Value, SendError> {
-        let id = match &self.id {
-            Some(id) => id.clone(),
-            None => {
-                let mut bytes = [0; 16];
-                getrandom::fill(&mut bytes).map_err(SendError::Random)?;
-                data_encoding::HEXLOWER.encode(&bytes)
-            }
-        };
+    fn id(&self) -> Result<String, SendError> {
+        if let Some(id) = &self.id {
+            return Ok(id.clone());
+        }
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(SendError::Random)?;
+        Ok(data_encoding::HEXLOWER.encode(&bytes))
+    }
+
+    fn event(&self, id: &str) -> Value {
         let mut event = json!({
             "specversion": "1.0",
             "id": id,
@@ -102,7 +106,7 @@ impl Report {
         if let Some(workload) = &self.workload {
             event["subject"] = json!(workload);
         }
-        Ok(event)
+        event
     }
 }
 

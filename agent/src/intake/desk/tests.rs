@@ -217,6 +217,109 @@ fn a_series_repeated_counts_once_and_goes_on_after_a_kill() {
     assert_eq!(agent.counted("a"), 131);
 }
 
+fn series(name: &str, key: u8, time: u64, value: u128) -> Count {
+    Count {
+        key: [key; 16],
+        point: Point {
+            start: Some(at(5)),
+            time: at(time),
+            value,
+        },
+        register: (workload(name), Meter::APP_COUNT),
+    }
+}
+
+#[test]
+fn where_registers_are_full_the_series_that_have_one_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(folder.path(), 0);
+    agent.ask(vec![Content::Counts(vec![series("n0", 0, 10, 7)])]);
+    let all = |time| {
+        (0..5)
+            .map(|n| series(&format!("n{n}"), n, time, 7 + u128::from(time)))
+            .collect()
+    };
+    let answers = agent.ask(vec![Content::Counts(all(20))]);
+    let Answer::Counted { new, unclear, .. } = &answers[0] else {
+        panic!("{answers:?}");
+    };
+    assert_eq!((*new, unclear.len()), (REGISTERS / 2, 5 - REGISTERS / 2));
+    assert!(unclear[0].1.contains("registers.limit"), "{unclear:?}");
+    agent.sample();
+    assert_eq!(agent.counted("n0"), 27);
+}
+
+#[test]
+fn another_stream_carries_what_was_not_sealed_unless_the_old_one_lives_on() {
+    for lives_on in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut agent = Agent::start(folder.path(), 0);
+        let counts = |time, value| Content::Counts(vec![series("a", 9, time, value)]);
+        agent.ask(vec![counts(10, 100)]);
+        agent.seal();
+        agent.ask(vec![counts(20, 130)]);
+        if lives_on {
+            agent
+                .desk
+                .forget_series(&agent.station, at(agent.second))
+                .unwrap();
+        }
+        agent
+            .station
+            .begin_stream(StreamId([2; 16]), lives_on)
+            .unwrap();
+        // What is carried was answered: it is on the disk with the new stream.
+        let second = agent.second;
+        drop(agent);
+        let mut agent = Agent::start(folder.path(), second);
+        agent.sample();
+        let answered = agent.ask(vec![counts(50, 137)]);
+        assert_eq!(answered, [counted(1, 0)]);
+        agent.sample();
+        agent.seal();
+        // By then another copy may have counted up to 137.
+        let expected = if lives_on { 0 } else { 30 + 7 };
+        assert_eq!(agent.counted("a"), expected, "lives on: {lives_on}");
+    }
+}
+
+#[test]
+fn a_draft_that_the_disk_never_took_is_carried_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(folder.path(), 0);
+    agent.seal();
+    agent.ask(vec![Content::Events(vec![event(1, "a", 5)])]);
+    agent.sample();
+    agent.station.leave_unsealed();
+    agent
+        .station
+        .begin_stream(StreamId([2; 16]), false)
+        .unwrap();
+    agent.sample();
+    agent.seal();
+    assert_eq!(agent.counted("a"), 5);
+}
+
+#[test]
+fn registers_that_cannot_be_read_leave_every_event_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(folder.path(), 0);
+    agent.ask(vec![Content::Events(vec![event(1, "a", 5)])]);
+    agent
+        .station
+        .buffer()
+        .lock()
+        .save_state(b"of no meaning")
+        .unwrap();
+    drop(agent);
+    for second in [100, 200] {
+        let mut agent = Agent::start(folder.path(), second);
+        let again = Content::Events(vec![event(1, "a", 5)]);
+        assert_eq!(agent.ask(vec![again]), [counted(0, 1)]);
+        agent.seal();
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Report(u8, u32),
