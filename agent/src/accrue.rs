@@ -122,6 +122,8 @@ enum Resume {
     Running,
     /// The agent was restarted in between.
     Restarted { reconfigured: bool },
+    /// The same process took it, with another selection.
+    Reconfigured,
     /// A new stream begins with it.
     NewStream,
 }
@@ -166,6 +168,15 @@ impl Accrual {
         // What was accrued beyond the last draft is part of the gap.
         if let (Some(clock), Some(from)) = (&mut self.clock, self.from) {
             clock.at = from;
+        }
+    }
+
+    /// Other settings are in force from the next sample on: what they leave out is closed as
+    /// deselected. What has accrued should be sealed before, for a header names one configuration.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.settings = settings;
+        if self.resume == Resume::Running {
+            self.resume = Resume::Reconfigured;
         }
     }
 
@@ -328,7 +339,11 @@ impl Accrual {
             Some(now) if now == was => None,
             _ if was.boot != boot => Some(CloseReason::Reboot),
             Some(_) => Some(CloseReason::Reset),
-            None if self.resume == (Resume::Restarted { reconfigured: true }) => {
+            None if matches!(
+                self.resume,
+                Resume::Restarted { reconfigured: true } | Resume::Reconfigured
+            ) =>
+            {
                 Some(CloseReason::Deselected)
             }
             None => Some(CloseReason::Vanished),

@@ -7,6 +7,8 @@
 //! sample_seconds = 10              # time between samples
 //! seal_seconds = 60                # time between segments
 //! data = "/var/lib/tallystick/agent"
+//! # addresses = ["tally.example.net:8621"]   # of the reconciler, instead of those told at enrolment
+//! # metrics = "127.0.0.1:8622"     # GET /metrics for Prometheus; nothing listens without it
 //!
 //! [cgroups]                        # paths below the hierarchy's root; `*` stays within one level
 //! include = ["*"]
@@ -55,6 +57,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +67,7 @@ use tallystick_common::time::Micros;
 
 use crate::accrue::Settings;
 
+mod central;
 mod check;
 pub mod intake;
 mod load;
@@ -84,6 +88,11 @@ pub struct Config {
     pub seal_seconds: u64,
     /// Folder of everything the agent keeps, mode 0700.
     pub data: PathBuf,
+    /// `host:port` of the reconciler, in the order in which to try; when empty, those that it told
+    /// at enrolment and since.
+    pub addresses: Vec<String>,
+    /// Loopback address of the agent's own figures; none when absent.
+    pub metrics: Option<SocketAddr>,
     /// Which cgroups are workloads.
     pub cgroups: Selection,
     /// Which of a container's own labels travel with its usage, by key.
@@ -128,6 +137,8 @@ impl Default for Config {
             sample_seconds: 10,
             seal_seconds: 60,
             data: PathBuf::from("/var/lib/tallystick/agent"),
+            addresses: Vec::new(),
+            metrics: None,
             cgroups: Selection::new(&["*"], &[]),
             container_labels: Selection::new(
                 &["**"],
@@ -180,6 +191,14 @@ impl Config {
     /// As [`Self::load`].
     pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
         load::load_if_there(path)
+    }
+
+    /// This one with central settings (`document`, TOML) over it.
+    ///
+    /// # Errors
+    /// Says why the result cannot be run with.
+    pub fn with_central(&self, document: &str) -> Result<Self, String> {
+        central::overlaid(self, document)
     }
 
     /// Every problem, with its remedy; empty when the agent can run with it.

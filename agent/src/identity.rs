@@ -21,10 +21,12 @@ use tallystick_common::keys::{
     EnrolmentRecord, KeyRing, PublicKey, ReceiptKeyCertificate, SecretKey, Signed, Statement,
 };
 use tallystick_common::receipt::Receipt;
+use tallystick_common::wire::Trust;
 
 use crate::durable;
+use crate::ship::authorities::Authorities;
 use crate::ship::enroll::{Enrolment, NodeKeys};
-use crate::ship::tls;
+use crate::ship::{merged, tls};
 
 /// Why the identity cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +91,10 @@ struct EnrolmentFile {
     record: String,
     certificate: String,
     ca: String,
+    #[serde(default)]
+    successions: Vec<String>,
+    #[serde(default)]
+    retirements: Vec<String>,
     receipt_keys: Vec<String>,
 }
 
@@ -116,11 +122,10 @@ impl Identity {
         let record = signed_record
             .verify(&ca_key)
             .map_err(|error| damaged(&error.to_string()))?;
-        let receipt_keys = file
-            .receipt_keys
-            .iter()
-            .map(|text| signed(text).ok_or_else(|| damaged("receipt_keys")))
-            .collect::<Result<Vec<Signed<ReceiptKeyCertificate>>, _>>()?;
+        let statements = |what| move |()| damaged(what);
+        let receipt_keys = all_signed(&file.receipt_keys).map_err(statements("receipt_keys"))?;
+        let successions = all_signed(&file.successions).map_err(statements("successions"))?;
+        let retirements = all_signed(&file.retirements).map_err(statements("retirements"))?;
         if record.node != file.node || record.signing_key != keys_public(&keys) {
             return Err(damaged("the record is of another node or key"));
         }
@@ -131,6 +136,8 @@ impl Identity {
                 signed_record,
                 certificate: unhex(&file.certificate).ok_or_else(|| damaged("certificate"))?,
                 ca,
+                successions,
+                retirements,
                 receipt_keys,
                 addresses: file.addresses,
             },
@@ -173,11 +180,9 @@ impl Identity {
             record: HEXLOWER.encode(&enrolment.signed_record.to_bytes()),
             certificate: HEXLOWER.encode(&enrolment.certificate),
             ca: HEXLOWER.encode(&enrolment.ca),
-            receipt_keys: enrolment
-                .receipt_keys
-                .iter()
-                .map(|key| HEXLOWER.encode(&key.to_bytes()))
-                .collect(),
+            successions: hex_of(&enrolment.successions),
+            retirements: hex_of(&enrolment.retirements),
+            receipt_keys: hex_of(&enrolment.receipt_keys),
         };
         write_json(&enrolment_path(data), &file)?;
         Ok(Self { enrolment })
@@ -192,10 +197,7 @@ impl Identity {
         data: &Path,
         keys: Vec<Signed<ReceiptKeyCertificate>>,
     ) -> Result<(), IdentityError> {
-        let texts = |keys: &[Signed<ReceiptKeyCertificate>]| -> Vec<Vec<u8>> {
-            keys.iter().map(Signed::to_bytes).collect()
-        };
-        if texts(&keys) == texts(&self.enrolment.receipt_keys) {
+        if keys == self.enrolment.receipt_keys {
             return Ok(());
         }
         let enrolment = Enrolment {
@@ -204,6 +206,52 @@ impl Identity {
         };
         *self = Self::store(data, enrolment)?;
         Ok(())
+    }
+
+    /// Stores whom to trust and where to connect, as far as it can be believed and is new.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn learn_trust(&mut self, data: &Path, trust: &Trust) -> Result<(), IdentityError> {
+        let mut enrolment = self.enrolment.clone();
+        if let Some(mut authorities) = self.authorities() {
+            if authorities.learn(&trust.successions, &trust.retirements) {
+                enrolment.successions.clone_from(&trust.successions);
+                enrolment.retirements.clone_from(&trust.retirements);
+            }
+            let certified = authorities.certified(&trust.receipt_keys);
+            if !certified.is_empty() {
+                enrolment.receipt_keys = certified;
+            }
+        }
+        enrolment.addresses = merged(&trust.addresses, &enrolment.addresses);
+        let same = enrolment.successions == self.enrolment.successions
+            && enrolment.retirements == self.enrolment.retirements
+            && enrolment.receipt_keys == self.enrolment.receipt_keys
+            && enrolment.addresses == self.enrolment.addresses;
+        if !same {
+            *self = Self::store(data, enrolment)?;
+        }
+        Ok(())
+    }
+
+    /// Stores a new certificate.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn renew(&mut self, data: &Path, certificate: &[u8]) -> Result<(), IdentityError> {
+        let enrolment = Enrolment {
+            certificate: certificate.to_vec(),
+            ..self.enrolment.clone()
+        };
+        *self = Self::store(data, enrolment)?;
+        Ok(())
+    }
+
+    fn authorities(&self) -> Option<Authorities> {
+        let mut authorities = Authorities::new(self.enrolment.ca.clone()).ok()?;
+        authorities.learn(&self.enrolment.successions, &self.enrolment.retirements);
+        Some(authorities)
     }
 
     /// The node.
@@ -221,13 +269,13 @@ impl Identity {
     /// What a stored receipt says, if one of the reconciler's keys signed it.
     #[must_use]
     pub fn read_receipt(&self, bytes: &[u8]) -> Option<Receipt> {
-        let ca_key = authority(&self.enrolment.ca)?;
+        let authorities = self.authorities()?.all_keys();
         let receipt = Signed::<Receipt>::from_bytes(bytes).ok()?;
         let certified = self
             .enrolment
             .receipt_keys
             .iter()
-            .filter_map(|key| key.verify(&ca_key).ok());
+            .filter_map(|key| authorities.iter().find_map(|by| key.verify(by).ok()));
         certified
             .map(|certificate| certificate.key)
             .find_map(|key| receipt.verify(&key).ok())
@@ -278,6 +326,15 @@ fn authority(ca: &[u8]) -> Option<PublicKey> {
 
 fn signed<T: Statement>(hex: &str) -> Option<Signed<T>> {
     Signed::from_bytes(&unhex(hex)?).ok()
+}
+
+fn all_signed<T: Statement>(texts: &[String]) -> Result<Vec<Signed<T>>, ()> {
+    texts.iter().map(|text| signed(text).ok_or(())).collect()
+}
+
+fn hex_of<T: Statement>(statements: &[Signed<T>]) -> Vec<String> {
+    let hex = |statement: &Signed<T>| HEXLOWER.encode(&statement.to_bytes());
+    statements.iter().map(hex).collect()
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -355,6 +412,8 @@ pub(crate) mod tests {
             record,
             certificate: ca.der().to_vec(),
             ca: ca.der().to_vec(),
+            successions: Vec::new(),
+            retirements: Vec::new(),
             receipt_keys: vec![Signed::new(&receipt_key, &ca_key)],
             addresses: addresses
                 .iter()

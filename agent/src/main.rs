@@ -2,33 +2,39 @@
 //!
 //! Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not enrolled · 4 the configuration is wrong ·
 //! 5 another agent has the data folder · 6 (`status`) enrolled, but no agent runs ·
-//! 7 (`buffer verify`) damaged, nothing lost · 8 (`buffer verify`) something sealed is lost.
+//! 7 (`buffer verify`) damaged, nothing lost · 8 (`buffer verify`) something sealed is lost ·
+//! 10 to 17 (`doctor`) what is at fault, see [`doctor::Subject`].
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
-use tallystick_agent::config::Config;
 use tallystick_agent::config::intake::AppUnit;
-use tallystick_agent::durable;
+use tallystick_agent::config::{Config, ConfigError};
 use tallystick_agent::identity::Identity;
 use tallystick_agent::inspect::{self, Verdict};
 use tallystick_agent::intake::report::Report;
 use tallystick_agent::lock::{DataLock, LockError};
 use tallystick_agent::run::{self, RunError};
 use tallystick_agent::sample::{Note, Sampler};
+use tallystick_agent::service::{Notifier, Service};
 use tallystick_agent::ship::enroll::enroll;
 use tallystick_agent::status::{Status, StatusError};
 use tallystick_agent::tally::Days;
+use tallystick_agent::top;
+use tallystick_agent::{doctor, durable};
+use tallystick_common::logfmt::Logfmt;
 use tallystick_common::time::Timestamp;
 use tallystick_common::told::told;
 use tallystick_common::wire::JoinToken;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 const DEFAULT_CONFIG: &str = "/etc/tallystick/agent.toml";
@@ -38,7 +44,7 @@ const DEFAULT_CONFIG: &str = "/etc/tallystick/agent.toml";
 #[command(
     name = "tallystick-agent",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not enrolled, 4 configuration wrong, 5 another agent has the data folder, 6 no agent runs (status), 7 damaged but nothing lost, 8 something sealed is lost (buffer verify)."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not enrolled, 4 configuration wrong, 5 another agent has the data folder, 6 no agent runs (status), 7 damaged but nothing lost, 8 something sealed is lost (buffer verify). doctor, by what is at fault first: 3 enrolment, 4 configuration, 10 permission, 11 cgroup, 12 DNS, 13 UDP, 14 TCP, 15 TLS, 16 the node's standing, 17 clock."
 )]
 struct Cli {
     /// Configuration file; conf.d/*.toml beside it is read too. Without this option it is
@@ -49,7 +55,7 @@ struct Cli {
     #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
     /// How log lines are written. What is logged is chosen by RUST_LOG.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Logfmt)]
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
@@ -57,7 +63,10 @@ struct Cli {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
-    Text,
+    /// `ts=… level=info msg="…" key=value`.
+    #[value(alias = "text")]
+    Logfmt,
+    /// One object a line.
     Json,
 }
 
@@ -72,7 +81,7 @@ enum Command {
         #[arg(long)]
         name: Option<String>,
     },
-    /// Meter until stopped by SIGTERM or SIGINT.
+    /// Meter until stopped by SIGTERM or SIGINT. SIGHUP checks the configuration and puts it in force.
     Run,
     /// Show node, stream, buffer, last receipt and registers.
     Status {
@@ -109,6 +118,21 @@ enum Command {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Find out what keeps this host from being metered and shipped, and say what to do.
+    Doctor {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the same again and again, with rates; until Ctrl-C.
+    Top {
+        /// Seconds between two looks, at most 20.
+        #[arg(long, default_value = "2", value_name = "SECONDS")]
+        interval: NonZeroU64,
+        /// Stop after so many looks.
+        #[arg(long, value_name = "N")]
+        count: Option<NonZeroU64>,
     },
     /// The configuration.
     Config {
@@ -166,19 +190,27 @@ fn log_to_stderr(format: LogFormat) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => builder
-            .compact()
-            .with_ansi(std::io::stderr().is_terminal())
-            .init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Logfmt => builder.event_format(Logfmt).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
     }
 }
 
 fn act(cli: Cli) -> anyhow::Result<ExitCode> {
-    let config = load(cli.config, cli.data)?;
+    let source = Source {
+        path: cli.config,
+        data: cli.data,
+    };
+    let config = match (source.load(), &cli.command) {
+        // What a running agent says of itself can be read whatever its file has become.
+        (Err(error), Command::Status { .. } | Command::Top { .. }) if source.data.is_some() => {
+            tracing::warn!(%error, "the configuration is not read");
+            source.place(Config::default())?
+        }
+        (config, _) => config?,
+    };
     match cli.command {
         Command::Enroll { token, name } => enroll_here(&config, &token, name),
-        Command::Run => runtime()?.block_on(run_here(config)),
+        Command::Run => runtime()?.block_on(run_here(config, source)),
         Command::Status { json } => show_status(&config, json),
         Command::Report {
             meter,
@@ -203,23 +235,38 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Buffer { command } => inspect_buffer(&config, &command),
         Command::Tally { day, json } => show_tally(&config, day, json),
+        Command::Doctor { json } => diagnose(&config, json),
+        Command::Top { interval, count } => show_top(&config, interval, count),
         Command::Config {
             command: ConfigCommand::Check,
         } => check_config(&config),
     }
 }
 
-fn load(path: Option<PathBuf>, data: Option<PathBuf>) -> anyhow::Result<Config> {
-    let mut config = match path {
-        Some(path) => Config::load(&path)?,
-        None => Config::load_if_there(DEFAULT_CONFIG.as_ref())?,
-    };
-    // Typed here, it is meant from here; in a file it has to be absolute.
-    if let Some(data) = data {
-        config.data = std::path::absolute(&data)
-            .with_context(|| format!("find the data folder {} (--data)", data.display()))?;
+/// Where the configuration is read from, now and at each reload.
+struct Source {
+    path: Option<PathBuf>,
+    data: Option<PathBuf>,
+}
+
+impl Source {
+    fn load(&self) -> Result<Config, ConfigError> {
+        self.place(match &self.path {
+            Some(path) => Config::load(path)?,
+            None => Config::load_if_there(DEFAULT_CONFIG.as_ref())?,
+        })
     }
-    Ok(config)
+
+    fn place(&self, mut config: Config) -> Result<Config, ConfigError> {
+        // Typed here, it is meant from here; in a file it has to be absolute.
+        if let Some(data) = &self.data {
+            config.data = std::path::absolute(data).map_err(|source| ConfigError::Read {
+                path: data.clone(),
+                source,
+            })?;
+        }
+        Ok(config)
+    }
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -258,16 +305,29 @@ fn host_name() -> String {
         .into_owned()
 }
 
-async fn run_here(config: Config) -> anyhow::Result<ExitCode> {
+async fn run_here(config: Config, source: Source) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    let (ask, reloads) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // One that waits already will read what is there then.
+            let _ = ask.try_send(());
+        }
+    });
+    let service = Service {
+        notifier: Notifier::of_environment(),
+        reloads,
+        reread: Box::new(move || source.load()),
+    };
     let stopped = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    run::run(config, stopped).await?;
+    run::run_service(config, service, stopped).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -276,17 +336,75 @@ async fn report_here(config: &Config, report: &Report) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
+fn diagnose(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let report = runtime()?.block_on(Box::pin(doctor::examine(config)));
+    let text = if json {
+        let told = serde_json::json!({ "fault": report.fault(), "findings": report.findings });
+        format!("{told}\n")
+    } else {
+        report.to_string()
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(match report.fault() {
+        Some(subject) => ExitCode::from(subject.exit_code()),
+        None => ExitCode::SUCCESS,
+    })
+}
+
+/// A picture every interval: a screen of its own on a terminal, one after another elsewhere.
+fn show_top(
+    config: &Config,
+    interval: NonZeroU64,
+    count: Option<NonZeroU64>,
+) -> anyhow::Result<ExitCode> {
+    let interval = Duration::from_secs(interval.get()).min(top::INTERVAL_MAX);
+    let watch = top::Watch::begin(&config.data);
+    let mut view = top::View::default();
+    let mut stdout = std::io::stdout();
+    let terminal = stdout.is_terminal();
+    let mut looks = 0;
+    loop {
+        let began = Instant::now();
+        watch.look();
+        let status = Status::of(&config.data, config)?;
+        let rows = if terminal { screen_rows() } else { usize::MAX };
+        let picture = view.picture(&status, now(), rows);
+        let before = if terminal { top::CLEAR } else { "" };
+        let told = stdout
+            .write_all(format!("{before}{picture}\n").as_bytes())
+            .and_then(|()| stdout.flush());
+        looks += 1;
+        match told {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+            told => told?,
+        }
+        if count.is_some_and(|count| looks >= count.get()) {
+            return Ok(ExitCode::SUCCESS);
+        }
+        std::thread::sleep(interval.saturating_sub(began.elapsed()));
+    }
+}
+
+/// Rows of registers that a screen has room for below the summary.
+fn screen_rows() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    let rows = size.map_or(24, |size| usize::from(size.ws_row));
+    rows.saturating_sub(16).max(4)
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::EPOCH.saturating_add(since.into())
+}
+
 fn show_status(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let status = Status::of(&config.data, config)?;
     let text = if json {
         format!("{}\n", serde_json::to_string(&status)?)
     } else {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        status
-            .table(Timestamp::EPOCH.saturating_add(since.into()))
-            .to_string()
+        status.table(now()).to_string()
     };
     print(&text)?;
     Ok(if status.running {
@@ -383,8 +501,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     let run = error.downcast_ref::<RunError>();
     let not_enrolled = matches!(run, Some(RunError::NotEnrolled(_)))
         || matches!(error.downcast_ref(), Some(StatusError::NotEnrolled(_)));
-    let misconfigured = matches!(run, Some(RunError::Config(_)))
-        || error.is::<tallystick_agent::config::ConfigError>();
+    let misconfigured = matches!(run, Some(RunError::Config(_))) || error.is::<ConfigError>();
     let locked = matches!(run, Some(RunError::Lock(LockError::Held(_))))
         || matches!(error.downcast_ref(), Some(LockError::Held(_)));
     ExitCode::from(match (not_enrolled, misconfigured, locked) {

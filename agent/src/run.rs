@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tallystick_common::ids::StreamId;
 use tallystick_common::time::{Micros, SECOND_US, Timestamp};
+use tallystick_common::wire::{InForce, Settings, Trust};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
@@ -21,20 +22,34 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::buffer::{self, Buffer, BufferError, Handle};
 use crate::config::{Config, Problem};
 use crate::durable;
+use crate::figures::Figures;
 use crate::identity::{Identity, IdentityError};
 use crate::intake::desk::Desk;
 use crate::intake::scrape::{self, Troubles};
 use crate::intake::server::{self, Server};
 use crate::intake::{IntakeError, Request};
 use crate::lock::{DataLock, LockError};
+use crate::metrics::{self, MetricsError};
 use crate::sample::{SampleError, Sampler};
+use crate::service::{Heartbeat, Service};
+use crate::ship::connection::Transport;
 use crate::ship::{self, ShipEvent, Shipping};
 use crate::station::{Station, StationError};
 use crate::status::{LinkStatus, RegisterStatus, Status};
 use crate::tally::{Tally, TallyError};
+use crate::top;
+
+use self::central::Central;
+
+mod central;
+mod reload;
 
 /// How long a stop waits for the last receipts.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_secs(3);
+/// How long it waits for shipping to end at all: with the last sample and seal a stop takes at most 5 s.
+const LET_GO: Duration = Duration::from_millis(4_500);
+/// How long TCP is used, where QUIC did not get through, before that is tried again.
+const PROBE_QUIC_AFTER: Duration = Duration::from_secs(600);
 /// Shortest time between two new streams, so that a cause that stays does not make one a second.
 const STREAM_EVERY: Duration = Duration::from_secs(60);
 /// Shortest time between two samples where new groups ask for one before its time.
@@ -83,17 +98,33 @@ pub enum RunError {
     /// No random bytes.
     #[error("draw random bytes: {0}")]
     Random(getrandom::Error),
+    /// The metrics address.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// A thread ended.
     #[error("the metering thread ended: {0}")]
     Worker(String),
 }
 
 /// Runs the agent of an enrolled node until `shutdown` is ready; then takes a last sample, seals it,
-/// and waits up to five seconds for receipts.
+/// and waits for receipts: at most five seconds in all.
 ///
 /// # Errors
 /// When it cannot start. Once it runs, neither the network nor a full disk ends it.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let service = Service::none(&config);
+    run_service(config, service, shutdown).await
+}
+
+/// As [`run`], under a service manager and with reloads.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_service(
+    config: Config,
+    service: Service,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let problems = config.check();
     if !problems.is_empty() {
         return Err(RunError::Config(problems));
@@ -105,21 +136,41 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     })?;
     let _lock = DataLock::acquire(&data)?;
     let identity = Identity::load(&data)?.ok_or_else(|| RunError::NotEnrolled(data.clone()))?;
-    let (mut meter, status) = start(&config, &identity, &data)?;
+    let figures = watch::Sender::new(Figures::new(identity.node()));
+    let own = config;
+    let central = Central::load(&data);
+    let (config, problem) = central::effective(&own, central.as_ref());
+    let scrapes = Scrapes::start(&config, &figures).await?;
+    let (mut meter, mut status) = start(&config, &identity, &data)?;
     let mut intake = Intake::default();
     intake.begin(&config, &mut meter);
-    let shipper = Shipper::start(shipping(&identity), meter.station.buffer().clone());
+    let now = central::in_force(&config, &identity, central.as_ref(), problem.as_ref());
+    status.central_version = now.settings;
+    status.central_problem = problem;
+    let in_force = watch::Sender::new(now);
+    let shipper = Shipper::start(
+        shipping(&identity, &config, in_force.subscribe()),
+        meter.station.buffer().clone(),
+    );
     let agent = Agent {
+        own,
+        central,
+        in_force,
         config,
         data,
         identity,
         status,
         meter: Some(meter),
+        groups: None,
         shipper,
         intake,
         stream_over: None,
         new_stream_at: None,
         unpublished: false,
+        service,
+        figures,
+        scrapes,
+        told: String::new(),
     };
     Box::pin(agent.work(Box::pin(shutdown))).await
 }
@@ -179,16 +230,27 @@ fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, St
     ))
 }
 
-fn shipping(identity: &Identity) -> Shipping {
+fn shipping(identity: &Identity, config: &Config, in_force: watch::Receiver<InForce>) -> Shipping {
     let enrolment = &identity.enrolment;
+    let addresses_fixed = !config.addresses.is_empty();
+    let addresses = if addresses_fixed {
+        &config.addresses
+    } else {
+        &enrolment.addresses
+    };
     Shipping {
         node: identity.node(),
         tls_seed: enrolment.keys.tls_seed,
         certificate: enrolment.certificate.clone(),
         ca: enrolment.ca.clone(),
+        successions: enrolment.successions.clone(),
+        retirements: enrolment.retirements.clone(),
         enrolled_at: enrolment.record.at,
         receipt_keys: enrolment.receipt_keys.clone(),
-        addresses: enrolment.addresses.clone(),
+        addresses: addresses.clone(),
+        addresses_fixed,
+        in_force,
+        probe_quic_after: PROBE_QUIC_AFTER,
         retry_min: Duration::from_millis(200),
         retry_max: Duration::from_secs(60),
         drain: DRAIN,
@@ -249,8 +311,10 @@ impl Intake {
         reports
     }
 
-    /// Takes nothing more in: what is left.
-    fn close(&mut self) -> Vec<Request> {
+    /// Takes nothing more in: what is left. The socket's file is gone then.
+    async fn close(&mut self) -> Vec<Request> {
+        self.tasks.shutdown().await;
+        self.troubles = Troubles::default();
         let mut left = Vec::new();
         if let Some(mut queue) = self.queue.take() {
             queue.close();
@@ -292,10 +356,7 @@ impl Shipper {
     /// Lets it drain; gives up a little after it should have.
     async fn stop(mut self) {
         let _ = self.stop.send(true);
-        if tokio::time::timeout(DRAIN + Duration::from_secs(1), &mut self.task)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(LET_GO, &mut self.task).await.is_err() {
             tracing::warn!("shipping did not stop in time");
             self.task.abort();
         }
@@ -317,19 +378,90 @@ struct Next {
     lives_on: bool,
 }
 
+/// The task that answers scrapes; ends with this.
+#[derive(Default)]
+struct Scrapes(Option<JoinHandle<()>>);
+
+impl Scrapes {
+    async fn start(config: &Config, figures: &watch::Sender<Figures>) -> Result<Self, RunError> {
+        let Some(address) = config.metrics else {
+            return Ok(Self(None));
+        };
+        let listener = metrics::bind(address).await?;
+        let serving = metrics::serve(listener, figures.subscribe());
+        Ok(Self(Some(tokio::spawn(serving))))
+    }
+}
+
+impl Drop for Scrapes {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// By what time the loop goes.
+struct Pace {
+    sample_us: u64,
+    seal_us: u64,
+    sealed_at: Timestamp,
+    sampled: Timestamp,
+    due: Timestamp,
+}
+
+impl Pace {
+    fn of(config: &Config) -> Self {
+        let sample_us = config.sample_seconds.saturating_mul(SECOND_US);
+        let seal_us = config.seal_seconds.saturating_mul(SECOND_US);
+        let sampled = now();
+        Self {
+            sample_us,
+            seal_us,
+            sealed_at: sampled.floor_to(seal_us),
+            sampled,
+            due: sampled.next_multiple(sample_us),
+        }
+    }
+
+    /// Brings the next sample forward, as far as early ones may come.
+    fn hasten(&mut self) {
+        let earliest = self.sampled.saturating_add(Micros(EARLY_EVERY_US));
+        self.due = self.due.min(earliest.max(now()));
+    }
+
+    fn sample_period(&self) -> Duration {
+        Duration::from_micros(self.sample_us)
+    }
+}
+
 struct Agent {
+    /// As the node's files have it.
+    own: Config,
+    /// What the reconciler sets over it.
+    central: Option<Central>,
+    /// What the reconciler is told of both.
+    in_force: watch::Sender<InForce>,
+    /// In force.
     config: Config,
     data: PathBuf,
     identity: Identity,
     status: Status,
     /// `None` only while a blocking thread has it.
     meter: Option<Meter>,
+    /// Tells of control groups that come and go, where the kernel does.
+    groups: Option<AsyncFd<OwnedFd>>,
     shipper: Shipper,
     intake: Intake,
     stream_over: Option<Over>,
     new_stream_at: Option<Instant>,
     /// Whether `status.json` is out of date; a log says it once.
     unpublished: bool,
+    service: Service,
+    figures: watch::Sender<Figures>,
+    scrapes: Scrapes,
+    /// The line that the service manager was told last.
+    told: String,
 }
 
 impl Agent {
@@ -337,41 +469,49 @@ impl Agent {
         mut self,
         mut shutdown: Pin<Box<impl Future<Output = ()>>>,
     ) -> Result<(), RunError> {
-        let events = self.watch_groups();
+        self.groups = self.watch_groups();
         // At once, not at the next multiple: what is born from now on is then known to be.
         self.meter(false).await?;
         self.publish();
-        let sample_us = self.config.sample_seconds.saturating_mul(SECOND_US);
-        let seal_us = self.config.seal_seconds.saturating_mul(SECOND_US);
-        let mut sealed_at = now().floor_to(seal_us);
-        let mut due = now().next_multiple(sample_us);
-        let mut sampled = now();
+        let mut pace = Pace::of(&self.config);
+        let limit = self.service.notifier.watchdog_limit();
+        let mut heart = Heartbeat::new(limit, pace.sample_period(), Instant::now());
+        self.service.notifier.ready();
         loop {
             let look = self.look_in();
             tokio::select! {
                 () = &mut shutdown => break,
-                Some(event) = self.shipper.events.recv() => self.handle(event),
                 reports = self.intake.reports() => self.count(reports).await?,
-                () = readable(events.as_ref()) => {
+                () = readable(self.groups.as_ref()) => {
                     if self.notice() {
-                        due = due.min(sampled.saturating_add(Micros(EARLY_EVERY_US)).max(now()));
+                        pace.hasten();
                     }
                 }
                 () = elapsed(look) => self.look(),
-                () = tokio::time::sleep(until(due, sample_us)) => {
+                Some(event) = self.shipper.events.recv() => {
+                    if let Some(settings) = self.handle(event) {
+                        self.take_settings(settings).await?;
+                        pace = Pace::of(&self.config);
+                        heart.set_period(pace.sample_period());
+                    }
+                }
+                Some(()) = self.service.reloads.recv() => {
+                    self.reload().await?;
+                    pace = Pace::of(&self.config);
+                    heart.set_period(pace.sample_period());
+                }
+                () = sleep_until(heart.timeout()) => {}
+                () = tokio::time::sleep(until(pace.due, pace.sample_us)) => {
                     let at = now();
-                    if at < due && due.since(at).0 <= sample_us {
+                    if at < pace.due && pace.due.since(at).0 <= pace.sample_us {
                         continue;
                     }
-                    let boundary = at.floor_to(seal_us);
-                    self.meter(boundary != sealed_at).await?;
-                    if boundary != sealed_at {
-                        sealed_at = boundary;
-                        self.publish();
-                    }
-                    sampled = now();
-                    due = sampled.next_multiple(sample_us);
+                    self.turn(&mut pace, at).await?;
+                    heart.handle_progress(Instant::now());
                 }
+            }
+            if heart.poll(Instant::now()) {
+                self.service.notifier.beat();
             }
         }
         self.stop().await
@@ -405,12 +545,25 @@ impl Agent {
         Some(Duration::from_micros(wait.0))
     }
 
+    /// A sample is due, and a seal where a boundary of its period was passed.
+    async fn turn(&mut self, pace: &mut Pace, at: Timestamp) -> Result<(), RunError> {
+        let boundary = at.floor_to(pace.seal_us);
+        let seal = boundary != pace.sealed_at;
+        self.meter(seal).await?;
+        if seal || top::is_watched(&self.data) {
+            self.publish();
+        }
+        pace.sealed_at = boundary;
+        pace.sampled = now();
+        pace.due = pace.sampled.next_multiple(pace.sample_us);
+        Ok(())
+    }
+
     /// Final sample, seal, flush, drain.
     async fn stop(mut self) -> Result<(), RunError> {
         tracing::info!("stopping");
-        // What is in the queue is counted; who comes later is not answered, and sends it again.
-        let reports = self.intake.close();
-        self.count(reports).await?;
+        self.service.notifier.stopping();
+        self.close_intake().await?;
         self.meter(true).await?;
         if let Some(meter) = &self.meter
             && let Err(error) = meter.station.buffer().lock().flush()
@@ -449,6 +602,7 @@ impl Agent {
             self.intake.begin(&self.config, &mut meter);
         }
         let asked = self.intake.troubles();
+        let begun = Instant::now();
         let worked = tokio::task::spawn_blocking(move || {
             let mut troubles = meter.work(seed, new_stream);
             troubles.extend(asked);
@@ -459,6 +613,14 @@ impl Agent {
             .map_err(|error| RunError::Worker(error.to_string()))?;
         let stream = meter.station.buffer().stream();
         self.stream_over.take_if(|over| over.stream != stream);
+        let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let failed = seal && meter.unsealed.is_some();
+        self.figures.send_modify(|figures| {
+            figures.samples += 1;
+            figures.sample_micros = figures.sample_micros.saturating_add(took);
+            figures.seal_failures += u64::from(failed);
+            note(figures, &meter);
+        });
         self.meter = Some(meter);
         if seal || !troubles.is_empty() {
             self.status.troubles = troubles;
@@ -488,6 +650,27 @@ impl Agent {
         Ok(())
     }
 
+    /// What is in the queue is counted; who comes later is not answered, and sends it again.
+    async fn close_intake(&mut self) -> Result<(), RunError> {
+        let reports = self.intake.close().await;
+        self.count(reports).await?;
+        if let Some(meter) = &mut self.meter
+            && meter.desk.take().is_some()
+        {
+            meter.counted = Some(meter.station.accrual().batch());
+        }
+        Ok(())
+    }
+
+    /// Takes reports in as the configuration now says.
+    async fn restart_intake(&mut self) -> Result<(), RunError> {
+        self.close_intake().await?;
+        if let Some(meter) = &mut self.meter {
+            self.intake.begin(&self.config, meter);
+        }
+        Ok(())
+    }
+
     /// A new stream, when the one there is over and the last one is long enough ago.
     fn due_stream(&mut self) -> Result<Option<Next>, RunError> {
         let recent = self
@@ -503,15 +686,19 @@ impl Agent {
         }))
     }
 
-    fn handle(&mut self, event: ShipEvent) {
+    /// Takes note of what happened; gives the central settings, if it was about them.
+    fn handle(&mut self, event: ShipEvent) -> Option<Settings> {
+        self.figures.send_modify(|figures| count(figures, &event));
         match event {
             ShipEvent::Connected {
                 address,
+                transport,
                 receipt_keys,
                 ..
             } => {
-                tracing::info!(%address, "connected");
-                self.status.link = LinkStatus::Connected { address };
+                let tcp = transport == Transport::Tcp;
+                tracing::info!(%address, tcp, "connected");
+                self.status.link = LinkStatus::Connected { address, tcp };
                 if let Err(error) = self.identity.learn_receipt_keys(&self.data, receipt_keys) {
                     tracing::warn!(%error, "the receipt keys were not stored");
                 }
@@ -520,6 +707,20 @@ impl Agent {
             // Shown with the next seal.
             ShipEvent::Receipted(receipt) => {
                 tracing::debug!(seq = %receipt.seq, "receipted");
+            }
+            ShipEvent::Renewed(renewed) => {
+                tracing::info!("the certificate is renewed");
+                let certificate = renewed.certificates.first().cloned().unwrap_or_default();
+                let stored = self.identity.renew(&self.data, &certificate);
+                self.keep(stored);
+                self.learn(&renewed.trust);
+            }
+            ShipEvent::NotRenewed { why } => {
+                tracing::warn!(%why, "the certificate is not renewed yet");
+            }
+            ShipEvent::Noticed(notice) => {
+                self.learn(&notice.trust);
+                return notice.settings;
             }
             ShipEvent::Waiting {
                 why,
@@ -545,11 +746,29 @@ impl Agent {
                 self.publish();
             }
         }
+        None
+    }
+
+    fn learn(&mut self, trust: &Trust) {
+        let stored = self.identity.learn_trust(&self.data, trust);
+        self.keep(stored);
+    }
+
+    /// What could not be stored is told again at the next connection.
+    fn keep(&self, stored: Result<(), IdentityError>) {
+        if let Err(error) = stored {
+            tracing::warn!(%error, "what the reconciler told was not stored");
+        }
     }
 
     fn publish(&mut self) {
         if let Some(meter) = &self.meter {
             refresh(&mut self.status, &self.identity, meter);
+        }
+        let line = self.status.line();
+        if line != self.told {
+            self.service.notifier.status(&line);
+            self.told = line;
         }
         let published = self.status.publish(&self.data);
         if let (Err(error), false) = (&published, self.unpublished) {
@@ -651,6 +870,42 @@ impl Meter {
     }
 }
 
+/// How things stand, for scrapes.
+fn note(figures: &mut Figures, meter: &Meter) {
+    let buffer = meter.station.buffer().lock();
+    let (head, stats) = (buffer.head(), buffer.stats());
+    figures.next_seq = head.next;
+    figures.covered_through = head.last().map(|_| head.covered_through);
+    figures.unreceipted = stats.unreceipted;
+    figures.buffer_bytes = stats.bytes;
+    figures.journal_alone = stats.journal_alone;
+    drop(buffer);
+    figures.registers = meter.station.accrual().registers().count() as u64;
+}
+
+fn count(figures: &mut Figures, event: &ShipEvent) {
+    match event {
+        ShipEvent::Connected { .. } => {
+            figures.connections += 1;
+            figures.connected = true;
+        }
+        ShipEvent::Receipted(_) => figures.receipts += 1,
+        ShipEvent::Renewed(_) => figures.renewals += 1,
+        ShipEvent::NotRenewed { .. } | ShipEvent::Noticed(_) => {}
+        ShipEvent::Waiting { .. } | ShipEvent::StreamOver { .. } => {
+            figures.disconnections += 1;
+            figures.connected = false;
+        }
+    }
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn refresh(status: &mut Status, identity: &Identity, meter: &Meter) {
     let buffer = meter.station.buffer().lock();
     let (head, stats) = (buffer.head(), buffer.stats());
@@ -665,6 +920,7 @@ fn refresh(status: &mut Status, identity: &Identity, meter: &Meter) {
     status.journal_alone = stats.journal_alone;
     status.in_reserve = stats.in_reserve;
     status.buffer_full_in_seconds = stats.full_in.map(|time| time.0 / SECOND_US);
+    status.coverage = meter.station.coverage();
     status.registers = meter
         .station
         .accrual()

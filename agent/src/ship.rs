@@ -5,30 +5,44 @@
 //! receipt has been verified (I2).
 //!
 //! ```text
-//! buffer ─▶ session (pure: what next, what does this mean) ─▶ connection (quinn) ══▶ reconciler
+//! buffer ─▶ session (pure: what next, what does this mean) ─▶ connection (QUIC, TCP) ══▶ reconciler
 //! ```
+//!
+//! Beside it: `renewal` of the node's certificate, `authorities` that are believed, `standing` (what of all
+//! that changes while shipping).
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::CertificateDer;
 use tallystick_common::ids::{NodeId, Seq, StoreEpoch, StreamId};
-use tallystick_common::keys::{PublicKey, ReceiptKeyCertificate, Signed};
+use tallystick_common::keys::{
+    AuthorityRetirement, AuthoritySuccession, ReceiptKeyCertificate, SecretKey, Signed,
+};
 use tallystick_common::receipt::Receipt;
 use tallystick_common::time::Timestamp;
-use tallystick_common::wire::ALPN_INGEST;
+use tallystick_common::wire::{InForce, Notice, Renewed};
 use tokio::sync::watch;
 
 use self::backoff::Backoff;
+use self::connection::Transport;
 use self::conversation::{Conversation, Ending};
 use self::session::{Party, StreamOver};
+use self::standing::Standing;
 use crate::buffer::Handle;
 
+pub mod authorities;
 pub mod backoff;
 pub mod connection;
 mod conversation;
 pub mod enroll;
+pub mod renewal;
 pub mod session;
+mod standing;
 pub mod tls;
+
+pub(crate) use standing::merged;
+
+/// What this software calls itself.
+pub(crate) const SOFTWARE: &str = concat!("tallystick-agent ", env!("CARGO_PKG_VERSION"));
 
 /// Who ships, to whom.
 #[derive(Clone)]
@@ -39,14 +53,24 @@ pub struct Shipping {
     pub tls_seed: [u8; 32],
     /// Its TLS certificate (DER).
     pub certificate: Vec<u8>,
-    /// The CA's certificate (DER).
+    /// The certificate (DER) of the authority it enrolled with.
     pub ca: Vec<u8>,
+    /// Each authority's word for the next, as known so far.
+    pub successions: Vec<Signed<AuthoritySuccession>>,
+    /// Which of them are trusted no longer.
+    pub retirements: Vec<Signed<AuthorityRetirement>>,
     /// When the node was enrolled: an instant that has certainly passed.
     pub enrolled_at: Timestamp,
     /// Keys that sign receipts, certified by the CA, as known so far.
     pub receipt_keys: Vec<Signed<ReceiptKeyCertificate>>,
     /// `host:port` of the reconciler, in the order in which to try.
     pub addresses: Vec<String>,
+    /// Whether they are the operator's, and the reconciler's word on them does not count.
+    pub addresses_fixed: bool,
+    /// What the node meters by, for the reconciler to know.
+    pub in_force: watch::Receiver<InForce>,
+    /// How long TCP is used, where QUIC did not get through, before that is tried again.
+    pub probe_quic_after: Duration,
     /// Shortest wait between attempts.
     pub retry_min: Duration,
     /// Longest wait between attempts.
@@ -68,6 +92,8 @@ pub enum ShipEvent {
     Connected {
         /// Where.
         address: String,
+        /// How.
+        transport: Transport,
         /// Its clock.
         server_time: Timestamp,
         /// Its store.
@@ -77,6 +103,15 @@ pub enum ShipEvent {
     },
     /// A receipt was verified and stored.
     Receipted(Receipt),
+    /// The node has a new certificate; to be stored.
+    Renewed(Renewed),
+    /// There is no new certificate yet; the old one still holds.
+    NotRenewed {
+        /// Why.
+        why: String,
+    },
+    /// What holds now: whom to trust, where to connect, how to meter; to be stored.
+    Noticed(Notice),
     /// There is no connection; another attempt follows.
     Waiting {
         /// Why.
@@ -114,33 +149,41 @@ pub async fn run(
     tell: impl Fn(ShipEvent) + Send + Sync,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), ShipError> {
-    let ca = CertificateDer::from(shipping.ca.clone());
-    let ca_key = PublicKey(tls::authority_key(&ca).map_err(ShipError::Authority)?);
+    let mut standing = Standing::of(&shipping).map_err(ShipError::Authority)?;
     let mut backoff = Backoff::new(shipping.retry_min, shipping.retry_max);
     let mut heads = buffer.heads();
-    let mut turn = 0;
     while !*shutdown.borrow() {
         let stream = buffer.stream();
-        let conversation = Conversation {
-            shipping: &shipping,
-            party: Party {
-                node: shipping.node,
-                stream,
-                ca: ca_key,
-                receipt_keys: shipping.receipt_keys.clone(),
-                software: concat!("tallystick-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
-            },
-            address: shipping
-                .addresses
-                .get(turn % shipping.addresses.len().max(1)),
-            buffer: &buffer,
-            tell: &tell,
+        let ending = tokio::select! {
+            () = stopped(&mut shutdown) => return Ok(()),
+            renewed = renew(&shipping, &mut standing, &tell) => renewed,
         };
-        turn = turn.wrapping_add(1);
-        let ending = Box::pin(conversation.hold(&mut backoff, shutdown.clone())).await;
+        let ending = match ending {
+            Some(ending) => ending,
+            None => {
+                let conversation = Conversation {
+                    shipping: &shipping,
+                    party: Party {
+                        node: shipping.node,
+                        stream,
+                        authorities: standing.authorities.trusted_keys(),
+                        receipt_keys: standing.receipt_keys.clone(),
+                        software: SOFTWARE.to_owned(),
+                    },
+                    standing: &mut standing,
+                    buffer: &buffer,
+                    tell: &tell,
+                };
+                Box::pin(conversation.hold(&mut backoff, shutdown.clone())).await
+            }
+        };
         let (why, held) = match ending {
             Ending::Stopped => return Ok(()),
-            Ending::NewStream => continue,
+            Ending::NewStream | Ending::Better | Ending::Renew(false) => continue,
+            Ending::Renew(true) => {
+                standing.renewal.handle_expired();
+                continue;
+            }
             Ending::StreamOver(why) => {
                 tell(ShipEvent::StreamOver { stream, why });
                 wait_for_stream(&buffer, stream, &mut shutdown).await;
@@ -164,12 +207,49 @@ pub async fn run(
     Ok(())
 }
 
-/// The client's side of TLS for every contact after enrolment.
-fn tls(shipping: &Shipping) -> Result<rustls::ClientConfig, rustls::Error> {
-    let ca = CertificateDer::from(shipping.ca.clone());
-    let certificate = CertificateDer::from(shipping.certificate.clone());
-    let passed = shipping.enrolled_at.as_micros() / tallystick_common::time::SECOND_US;
-    tls::enrolled(&ca, certificate, &shipping.tls_seed, passed, ALPN_INGEST)
+/// Renews the certificate if that is due. Says how it goes on only where the old one is of no use.
+async fn renew(
+    shipping: &Shipping,
+    standing: &mut Standing,
+    tell: &impl Fn(ShipEvent),
+) -> Option<Ending> {
+    let wall = wall_seconds();
+    if !standing.renewal.is_due(wall, Instant::now()) {
+        return None;
+    }
+    match Box::pin(renewal::renew(shipping, standing)).await {
+        Ok(renewed) => {
+            standing.take(&renewed);
+            tell(ShipEvent::Renewed(renewed));
+            None
+        }
+        Err(error) => {
+            let needed = standing.renewal.is_needed(wall);
+            let why = format!("renew this node's certificate: {error}");
+            standing.renewal.handle_failure(Instant::now(), random());
+            if !needed {
+                tell(ShipEvent::NotRenewed { why });
+                return None;
+            }
+            Some(if error.needs_action() {
+                Ending::Hold(why)
+            } else {
+                Ending::Retry(why)
+            })
+        }
+    }
+}
+
+impl Shipping {
+    fn tls_public(&self) -> [u8; 32] {
+        SecretKey::from_seed(&self.tls_seed).public().0
+    }
+}
+
+/// Seconds since 1970 by the wall clock; 0 before.
+pub(crate) fn wall_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// Waits out the delay; a stop or a new stream ends it early.

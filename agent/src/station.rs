@@ -17,9 +17,11 @@ use crate::buffer::{BufferError, Handle, Head};
 use crate::sample::Sample;
 use crate::thin::{Grain, Thinning};
 
+mod coverage;
 mod signer;
 mod thinning;
 
+pub use coverage::Coverage;
 use signer::Signer;
 pub use thinning::Thinned;
 
@@ -69,6 +71,7 @@ pub struct Station {
     closed: Vec<RegisterView>,
     /// Where the buffer stood when nothing more could be made room of.
     exhausted: Option<(tallystick_common::ids::Seq, tallystick_common::ids::Seq)>,
+    coverage: Coverage,
 }
 
 impl Station {
@@ -99,6 +102,7 @@ impl Station {
             pending: VecDeque::new(),
             closed: Vec::new(),
             exhausted: None,
+            coverage: Coverage::default(),
         })
     }
 
@@ -118,6 +122,7 @@ impl Station {
         failpoint!("agent.seal.before");
         let sealed_something = draft.is_some() || !self.pending.is_empty();
         if let Some(draft) = draft {
+            self.coverage.add(&draft);
             let state = codec::encode(&self.accrual.checkpoint());
             self.postpone(Pending { draft, state })?;
         }
@@ -160,6 +165,11 @@ impl Station {
         self.accrual.set_batch(batch);
     }
 
+    /// Other settings are in force from the next sample on. Seal before.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.accrual.reconfigure(settings);
+    }
+
     /// Ends the stream and begins `stream`, which names the old one's end as its predecessor: every
     /// register opens anew, and what was accrued and not sealed is a gap. What applications reported goes on,
     /// unless the old stream `lives_on` elsewhere, where it may have been sealed.
@@ -193,6 +203,12 @@ impl Station {
     #[must_use]
     pub fn accrual(&self) -> &Accrual {
         &self.accrual
+    }
+
+    /// Sealed time by quality, since this process began.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        self.coverage
     }
 
     /// The buffer.

@@ -23,6 +23,7 @@ use crate::durable;
 use crate::identity::{Identity, IdentityError};
 use crate::inspect::FullIn;
 use crate::lock::DataLock;
+use crate::station::Coverage;
 
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,9 @@ pub enum LinkStatus {
     Connected {
         /// With which address.
         address: String,
+        /// Whether by TCP, as QUIC does not get through.
+        #[serde(default)]
+        tcp: bool,
     },
     /// Another attempt follows.
     Waiting {
@@ -74,6 +78,15 @@ pub enum LinkStatus {
         /// Why.
         why: String,
     },
+}
+
+/// How the last reload went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// When.
+    pub at: Timestamp,
+    /// Why the configuration before stayed in force, if it did.
+    pub refused: Option<String>,
 }
 
 /// Everything `status` shows.
@@ -112,8 +125,20 @@ pub struct Status {
     /// before anything is thinned; `None` while no rate is known.
     #[serde(default)]
     pub buffer_full_in_seconds: Option<u64>,
+    /// Sealed time by quality, since the agent was started.
+    #[serde(default)]
+    pub coverage: Coverage,
     /// The connection.
     pub link: LinkStatus,
+    /// The version of the central settings last told; 0 when there never were any.
+    #[serde(default)]
+    pub central_version: u64,
+    /// Why they are not in force, if they are not.
+    #[serde(default)]
+    pub central_problem: Option<String>,
+    /// How the last reload went, if there was one.
+    #[serde(default)]
+    pub reload: Option<ReloadStatus>,
     /// What is wrong at the moment, for people.
     pub troubles: Vec<String>,
     /// What was found and mended when the agent started.
@@ -196,7 +221,11 @@ impl Status {
             journal_alone: false,
             in_reserve: false,
             buffer_full_in_seconds: None,
+            coverage: Coverage::default(),
             link: LinkStatus::None,
+            central_version: 0,
+            central_problem: None,
+            reload: None,
             troubles: Vec::new(),
             mended: Vec::new(),
             registers: Vec::new(),
@@ -229,6 +258,29 @@ impl Status {
     #[must_use]
     pub fn lag(&self, now: Timestamp) -> Option<Micros> {
         self.covered_through.map(|covered| now.since(covered))
+    }
+
+    /// One line, for the service manager.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let covered = self
+            .covered_through
+            .map_or_else(|| "nothing sealed".to_owned(), |at| format!("covered {at}"));
+        let troubles = match self.troubles.len() {
+            0 => String::new(),
+            many => format!(", {many} troubles: see `tallystick-agent status`"),
+        };
+        let (waiting, link) = (self.unreceipted, &self.link);
+        format!("{covered}, {waiting} segments unreceipted, link {link}{troubles}")
+    }
+
+    /// That table without its registers.
+    #[must_use]
+    pub fn summary(&self, now: Timestamp) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = self.table(now).write_head(&mut text);
+        text
     }
 
     /// The table that a person reads.
@@ -277,6 +329,13 @@ pub struct Table<'a> {
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_head(f)?;
+        write_registers(f, &self.status.registers)
+    }
+}
+
+impl Table<'_> {
+    fn write_head(&self, f: &mut impl fmt::Write) -> fmt::Result {
         let status = self.status;
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
         writeln!(f, "node       {} ({})", status.node, status.name)?;
@@ -303,6 +362,9 @@ impl fmt::Display for Table<'_> {
                 None => covered.to_string(),
             });
         writeln!(f, "covered    {}", or_none(covered))?;
+        if let Some(line) = coverage_line(&status.coverage) {
+            writeln!(f, "coverage   {line}")?;
+        }
         let receipt = status
             .receipted_through
             .map(|seq| match status.receipted_at {
@@ -318,14 +380,45 @@ impl fmt::Display for Table<'_> {
             FullIn(status.buffer_full_in_seconds)
         )?;
         writeln!(f, "link       {}", status.link)?;
+        if let Some(ReloadStatus {
+            at,
+            refused: Some(why),
+        }) = &status.reload
+        {
+            writeln!(f, "reload     refused at {at}: {why}")?;
+        }
+        if let Some(problem) = &status.central_problem {
+            let version = status.central_version;
+            writeln!(f, "settings   version {version} is not in force: {problem}")?;
+        }
         for trouble in &status.troubles {
             writeln!(f, "trouble    {trouble}")?;
         }
         for mended in &status.mended {
             writeln!(f, "mended     {mended}")?;
         }
-        write_registers(f, &status.registers)
+        Ok(())
     }
+}
+
+/// Parts of a thousand, rounded down, so that only all is shown as all.
+fn coverage_line(coverage: &Coverage) -> Option<String> {
+    let parts = [
+        ("exact", coverage.exact_micros),
+        ("interpolated", coverage.interpolated_micros),
+        ("unmeasured", coverage.unmeasured_micros),
+    ];
+    let whole: u128 = parts.iter().map(|(_, part)| u128::from(part.0)).sum();
+    let from = coverage.from.filter(|_| whole > 0)?;
+    let told: Vec<String> = parts
+        .iter()
+        .filter(|(_, part)| part.0 > 0)
+        .map(|(name, part)| {
+            let mille = u128::from(part.0) * 1000 / whole;
+            format!("{}.{} % {name}", mille / 10, mille % 10)
+        })
+        .collect();
+    Some(format!("{} since {from}", told.join(", ")))
 }
 
 fn write_registers(f: &mut fmt::Formatter<'_>, registers: &[RegisterStatus]) -> fmt::Result {
@@ -362,7 +455,13 @@ impl fmt::Display for LinkStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("none"),
-            Self::Connected { address } => write!(f, "connected to {address}"),
+            Self::Connected {
+                address,
+                tcp: false,
+            } => write!(f, "connected to {address}"),
+            Self::Connected { address, .. } => {
+                write!(f, "connected to {address} by TCP, as UDP is blocked")
+            }
             Self::Waiting {
                 why,
                 needs_action: true,

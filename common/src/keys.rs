@@ -239,6 +239,33 @@ impl Statement for ReceiptKeyCertificate {
     const DOMAIN: &'static str = "tallystick/1 receipt key";
 }
 
+/// An authority's word that another takes its place. From then on both are trusted, until the older one
+/// is retired.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct AuthoritySuccession {
+    /// The next authority's certificate (DER); its key is Ed25519.
+    pub certificate: Vec<u8>,
+    /// Since when.
+    pub from: Timestamp,
+}
+
+impl Statement for AuthoritySuccession {
+    const DOMAIN: &'static str = "tallystick/1 authority succession";
+}
+
+/// An authority's word that an earlier one is trusted no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct AuthorityRetirement {
+    /// The earlier one's key.
+    pub key: PublicKey,
+    /// Since when.
+    pub from: Timestamp,
+}
+
+impl Statement for AuthorityRetirement {
+    const DOMAIN: &'static str = "tallystick/1 authority retirement";
+}
+
 /// The keys that sign one node's segments, each from a position of a stream on.
 #[derive(Debug, Clone)]
 pub struct KeyRing {

@@ -9,6 +9,8 @@ pub mod codec;
 pub mod failpoint;
 pub mod ids;
 pub mod keys;
+#[cfg(feature = "logfmt")]
+pub mod logfmt;
 pub mod meter;
 pub mod money;
 pub mod odometer;

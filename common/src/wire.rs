@@ -15,20 +15,26 @@ use crate::time::Timestamp;
 
 mod close;
 mod frame;
+mod standing;
 mod token;
 
 pub use close::CloseCode;
 pub use frame::{FrameDecoder, FrameError, HEADER_BYTES};
+pub use standing::{Closing, InForce, Notice, Renew, Renewed, Settings, Trust};
 pub use token::{JoinToken, TokenError};
 
 /// ALPN of the ingest protocol; the client shows its node certificate.
 pub const ALPN_INGEST: &[u8] = b"tallystick/1";
 /// ALPN of enrolment; the client has no certificate yet.
 pub const ALPN_ENROLL: &[u8] = b"tallystick-enroll/1";
+/// ALPN of renewal; the client shows its node certificate, which may have expired.
+pub const ALPN_RENEW: &[u8] = b"tallystick-renew/1";
 /// The TLS name of every reconciler, whatever its address.
 pub const SERVER_NAME: &str = "reconciler.tallystick.internal";
 /// The newest message version this build speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+/// The message version from which on `Notice` and `InForce` are spoken.
+pub const VERSION_NOTICES: u16 = 2;
 /// Segments that may be on their way without a receipt, unless `Welcome` says otherwise.
 pub const DEFAULT_WINDOW: u32 = 256;
 
@@ -254,6 +260,16 @@ pub enum Message {
     Enroll(EnrollRequest),
     /// Reconciler → host.
     Enrolled(Enrolled),
+    /// Node → reconciler, on the renewal protocol.
+    Renew(Renew),
+    /// Reconciler → node.
+    Renewed(Renewed),
+    /// Reconciler → agent, after `Welcome` and whenever it changes.
+    Notice(Notice),
+    /// Agent → reconciler, after `Notice` and whenever it changes.
+    InForce(InForce),
+    /// Either way, last, over TCP.
+    Closing(Closing),
 }
 
 /// The kinds of frame, by the number that stands in the frame header.
@@ -274,6 +290,16 @@ pub enum FrameKind {
     Enroll = 6,
     /// [`Message::Enrolled`]
     Enrolled = 7,
+    /// [`Message::Renew`]
+    Renew = 8,
+    /// [`Message::Renewed`]
+    Renewed = 9,
+    /// [`Message::Notice`]
+    Notice = 10,
+    /// [`Message::InForce`]
+    InForce = 11,
+    /// [`Message::Closing`]
+    Closing = 12,
 }
 
 impl FrameKind {
@@ -288,6 +314,11 @@ impl FrameKind {
             Self::Refused,
             Self::Enroll,
             Self::Enrolled,
+            Self::Renew,
+            Self::Renewed,
+            Self::Notice,
+            Self::InForce,
+            Self::Closing,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == code)
@@ -298,8 +329,11 @@ impl FrameKind {
     pub fn max_payload(self) -> usize {
         match self {
             Self::Segment => MAX_SEGMENT_BYTES,
-            Self::Hello | Self::Refused => 4 << 10,
-            Self::Welcome | Self::Receipt | Self::Enroll | Self::Enrolled => 64 << 10,
+            Self::Hello | Self::Refused | Self::Renew | Self::InForce | Self::Closing => 4 << 10,
+            Self::Welcome | Self::Receipt | Self::Enroll | Self::Enrolled | Self::Renewed => {
+                64 << 10
+            }
+            Self::Notice => 128 << 10,
         }
     }
 }
@@ -316,6 +350,11 @@ impl Message {
             Self::Refused(_) => FrameKind::Refused,
             Self::Enroll(_) => FrameKind::Enroll,
             Self::Enrolled(_) => FrameKind::Enrolled,
+            Self::Renew(_) => FrameKind::Renew,
+            Self::Renewed(_) => FrameKind::Renewed,
+            Self::Notice(_) => FrameKind::Notice,
+            Self::InForce(_) => FrameKind::InForce,
+            Self::Closing(_) => FrameKind::Closing,
         }
     }
 
@@ -330,6 +369,11 @@ impl Message {
             Self::Refused(refused) => codec::encode(refused),
             Self::Enroll(request) => codec::encode(request),
             Self::Enrolled(enrolled) => codec::encode(enrolled),
+            Self::Renew(renew) => codec::encode(renew),
+            Self::Renewed(renewed) => codec::encode(renewed),
+            Self::Notice(notice) => codec::encode(notice),
+            Self::InForce(in_force) => codec::encode(in_force),
+            Self::Closing(closing) => codec::encode(closing),
         };
         frame::encode(self.kind(), &payload)
     }
@@ -347,6 +391,11 @@ impl Message {
             FrameKind::Refused => Self::Refused(codec::decode(&payload)?),
             FrameKind::Enroll => Self::Enroll(codec::decode(&payload)?),
             FrameKind::Enrolled => Self::Enrolled(codec::decode(&payload)?),
+            FrameKind::Renew => Self::Renew(codec::decode(&payload)?),
+            FrameKind::Renewed => Self::Renewed(codec::decode(&payload)?),
+            FrameKind::Notice => Self::Notice(codec::decode(&payload)?),
+            FrameKind::InForce => Self::InForce(codec::decode(&payload)?),
+            FrameKind::Closing => Self::Closing(codec::decode(&payload)?),
         })
     }
 }

@@ -7,6 +7,7 @@ pub mod account;
 pub mod assignment;
 pub mod change;
 pub mod pattern;
+pub mod settings;
 pub mod subscription;
 
 use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};

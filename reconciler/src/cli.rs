@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use tallystick_common::told::told;
 
@@ -21,6 +21,7 @@ mod account;
 mod api_token;
 mod assign;
 mod audit;
+mod authority;
 mod init;
 mod instant;
 mod invoice;
@@ -74,6 +75,27 @@ struct Common {
     /// JSON instead of tables.
     #[arg(long, global = true)]
     json: bool,
+    /// How log lines are written. What is logged is chosen by TALLYSTICK_LOG.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Logfmt)]
+    log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `ts=… level=info msg="…" key=value`.
+    #[value(alias = "text")]
+    Logfmt,
+    /// One object a line.
+    Json,
+}
+
+impl Cli {
+    /// How log lines are to be written.
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        self.common.log_format
+    }
 }
 
 impl Common {
@@ -108,6 +130,8 @@ enum Command {
     LoginLink(login::LoginLink),
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    #[command(subcommand)]
+    Authority(authority::AuthorityCommand),
 }
 
 /// What commands work with.
@@ -168,6 +192,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::ApiToken(command) => command.run(session).await,
         Command::LoginLink(command) => command.run(session).await,
         Command::Audit(command) => command.run(session).await,
+        Command::Authority(command) => command.run(session).await,
     }
 }
 

@@ -4,9 +4,12 @@
 //! ```toml
 //! seller = "Example Hosting Ltd"           # stands on invoices
 //! [listen]
-//! ingest = "0.0.0.0:8621"                  # UDP: agents
+//! ingest = "0.0.0.0:8621"                  # UDP, and TCP of the same number: agents
 //! http = "127.0.0.1:8620"                  # TCP: API and console
-//! addresses = ["tally.example.net:8621"]   # how agents reach us; goes into join tokens
+//! addresses = ["tally.example.net:8621"]   # how agents reach us; goes into join tokens, told to nodes
+//! [certificates]                           # how long they hold: 90s, 30m, 24h, 90d
+//! node = "90d"                             # renewed by the node from half of it on
+//! server = "3650d"                         # renewed at half of it
 //! ```
 //!
 //! Every key may be left out; unknown keys are errors. Flags override the file.
@@ -15,6 +18,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use crate::authority::Lives;
 
 /// Name of the file in the data folder.
 pub const FILE_NAME: &str = "reconciler.toml";
@@ -27,7 +32,7 @@ pub const DEFAULT_DATA: &str = "/var/lib/tallystick/reconciler";
 pub struct Config {
     /// Folder of authority and store.
     pub data: PathBuf,
-    /// UDP address for agents.
+    /// UDP address for agents, and TCP of the same number.
     pub ingest: SocketAddr,
     /// TCP address of API and console.
     pub http: SocketAddr,
@@ -35,6 +40,8 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// Who sells, as it stands on invoices.
     pub seller: String,
+    /// How long certificates hold.
+    pub lives: Lives,
 }
 
 /// Why there is no configuration.
@@ -64,6 +71,50 @@ struct File {
     seller: Option<String>,
     #[serde(default)]
     listen: Listen,
+    #[serde(default)]
+    certificates: Certificates,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Certificates {
+    node: Option<Life>,
+    server: Option<Life>,
+}
+
+/// A number and a unit.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Life(u64);
+
+impl TryFrom<String> for Life {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        life_seconds(&text).map(Self)
+    }
+}
+
+/// Seconds in a time written as 90s, 30m, 24h or 7d.
+///
+/// # Errors
+/// Says how to write it.
+pub fn life_seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "write a number from 1 on and s, m, h or d, such as 24h".to_owned();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let number: u64 = text[..text.len() - unit.len_utf8()]
+        .parse()
+        .ok()
+        .filter(|number| *number > 0)
+        .ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    Ok(number.saturating_mul(seconds))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -125,12 +176,18 @@ impl Config {
     fn from_file(data: &Path, file: File) -> Self {
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let usual = Lives::default();
+        let of = |life: Option<Life>, usual| life.map_or(usual, |life| life.0);
         Self {
             data: data.to_owned(),
             ingest: file.listen.ingest.unwrap_or_else(|| any(8621)),
             http: file.listen.http.unwrap_or_else(|| local(8620)),
             addresses: file.listen.addresses,
             seller: file.seller.unwrap_or_else(|| "Tallystick".to_owned()),
+            lives: Lives {
+                node_seconds: of(file.certificates.node, usual.node_seconds),
+                server_seconds: of(file.certificates.server, usual.server_seconds),
+            },
         }
     }
 

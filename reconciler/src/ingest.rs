@@ -1,9 +1,10 @@
-//! What arrives over QUIC, from the socket to the committed transaction.
+//! What arrives from agents, from the socket to the committed transaction.
 //!
 //! ```text
 //! endpoint ─▶ listener ─┬─▶ enroll              a join token becomes a node
-//!  TLS, UDP    who may  └─▶ connection ─▶ session ─▶ commit ─▶ (receipt back)
-//!                            quinn         pure       one transaction: admit, segments, heads, refusals
+//!  TLS, UDP    who may  ├─▶ renew               a certificate, expired or not, becomes a new one
+//!  and TCP              └─▶ connection ─▶ session ─▶ commit ─▶ (receipt back)
+//!                            peer          pure       one transaction: admit, segments, heads, refusals
 //! ```
 //!
 //! Does not know bills. What an enrolled node sends and is not counted goes to the store whole, with
@@ -15,12 +16,14 @@ use std::sync::Arc;
 use tallystick_common::ids::NodeId;
 use tallystick_common::time::Timestamp;
 
+use self::bulletin::Changes;
 use self::intake::Intake;
 use self::strangers::{StrangerReason, Strangers};
 use crate::authority::{Authority, AuthorityError};
 use crate::store::Store;
 
 pub mod admit;
+pub mod bulletin;
 pub mod commit;
 mod connection;
 pub mod endpoint;
@@ -29,6 +32,7 @@ mod guests;
 pub mod intake;
 pub mod listener;
 mod peer;
+mod renew;
 mod reset;
 mod session;
 pub mod strangers;
@@ -54,6 +58,8 @@ pub struct Services {
     pub addresses: Vec<String>,
     /// Connections that may be open at once.
     pub connections_max: usize,
+    /// When nodes may have to be told something new.
+    pub changes: Changes,
 }
 
 impl Services {

@@ -7,7 +7,7 @@ use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
 
 use crate::auth::{self, AuthError, Secret};
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::{Authority, AuthorityError, Lives};
 use crate::store::{Store, StoreError};
 
 /// Why a data folder could not be made ready.
@@ -42,8 +42,21 @@ pub enum InitError {
 /// # Errors
 /// When the folder has an authority or a store already, or cannot be written.
 pub async fn init(data: &Path, actor: &str, now: Timestamp) -> Result<Secret, InitError> {
+    init_with(data, Lives::default(), actor, now).await
+}
+
+/// As [`init`], with certificates that hold as long as said.
+///
+/// # Errors
+/// As [`init`].
+pub async fn init_with(
+    data: &Path,
+    lives: Lives,
+    actor: &str,
+    now: Timestamp,
+) -> Result<Secret, InitError> {
     make_folder(data)?;
-    Authority::create(data, now)?;
+    Authority::create_with(data, lives, now)?;
     let store = Store::create(&data.join(Store::FILE_NAME), epoch()?, now).await?;
     let token = auth::create_token(&store, "admin", actor, now).await?;
     store.close().await;

@@ -22,4 +22,5 @@ pub mod metrics;
 pub mod overview;
 pub mod rollup;
 pub mod run;
+pub mod service;
 pub mod store;

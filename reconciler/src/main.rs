@@ -1,21 +1,23 @@
 //! `tallystick-reconciler`: the command line of the reconciler.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tallystick_common::logfmt::Logfmt;
 use tallystick_reconciler::cli::{self, Cli};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let filter =
         EnvFilter::try_from_env("TALLYSTICK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
     let command = Cli::parse();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match command.log_format() {
+        cli::LogFormat::Logfmt => builder.event_format(Logfmt).init(),
+        cli::LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
     match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod background;
+mod changes;
 
 use background::background;
 use tokio::net::TcpListener;
@@ -17,6 +18,7 @@ use crate::api::{self, App};
 use crate::authority::{Authority, AuthorityError};
 use crate::clock;
 use crate::config::Config;
+use crate::ingest::bulletin::Changes;
 use crate::ingest::endpoint::EndpointError;
 use crate::ingest::listener::Listener;
 use crate::ingest::strangers::Strangers;
@@ -56,7 +58,7 @@ pub enum RunError {
 /// Everything answers.
 #[derive(Debug, Clone)]
 pub struct Ready {
-    /// Where agents reach it (UDP).
+    /// Where agents reach it (UDP, and TCP of the same number).
     pub ingest: SocketAddr,
     /// Where API and console are (TCP).
     pub http: SocketAddr,
@@ -74,7 +76,7 @@ pub async fn run(
     ready: impl FnOnce(Ready),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    let authority = Authority::open(&config.data, clock::now())?;
+    let authority = Authority::open_with(&config.data, config.lives, clock::now())?;
     let store = Store::open(&config.store()).await?;
     serve(config, authority, store, ready, shutdown).await
 }
@@ -93,6 +95,9 @@ pub async fn serve(
     let http = bind(config.http).await?;
     let http_address = http.local_addr().map_err(RunError::Serve)?;
     let background = background(&store).await?;
+    let (tell_changes, changes) = watch::channel(0);
+    let following = changes::follow(authority.clone(), store.clone(), tell_changes);
+    let following = tokio::spawn(following);
     let services = Arc::new(Services {
         authority,
         store: store.clone(),
@@ -100,6 +105,7 @@ pub async fn serve(
         strangers: Strangers::default(),
         addresses: config.addresses.clone(),
         connections_max: DEFAULT_CONNECTIONS_MAX,
+        changes: Changes::new(changes),
     });
     let listener = Listener::open(config.ingest, Arc::clone(&services))?;
     let ingest = listener.address();
@@ -119,6 +125,7 @@ pub async fn serve(
     });
     shutdown.await;
     tracing::info!("stopping");
+    following.abort();
     let _ = stop.send(true);
     let _ = ingesting.await;
     let served = tokio::time::timeout(HTTP_DRAIN, answering).await;

@@ -34,6 +34,7 @@ pub mod nodes;
 pub mod readings;
 pub mod refusals;
 pub mod rollups;
+pub mod settings;
 pub mod streams;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -12,7 +12,11 @@ import wire
 from encoding import Malformed, decode, encode, need
 from sealed import PROOF, Segment
 
-NODE, CA, RECEIPTS = (keys.secret(bytes([byte]) * 32) for byte in (0x11, 0x22, 0x33))
+NODE, CA, RECEIPTS, NEXT_CA = (keys.secret(bytes([byte]) * 32) for byte in (0x11, 0x22, 0x33, 0x55))
+FRAMES = [
+    "hello", "welcome", "segment", "receipt", "refused", "enroll", "enrolled", "renew", "renewed", "notice", "in-force",
+    "closing",
+]  # fmt: skip
 
 
 def refused(what, read, data):
@@ -108,7 +112,8 @@ def trees():
 
 def statements(files, second):
     domains = {"receipt": (wire.RECEIPT, RECEIPTS), "enrolment-record": (wire.ENROLMENT_RECORD, CA)}
-    domains |= {"receipt-key": (wire.RECEIPT_KEY, CA)}
+    domains |= {"receipt-key": (wire.RECEIPT_KEY, CA), "authority-succession": (wire.SUCCESSION, CA)}
+    domains |= {"authority-retirement": (wire.RETIREMENT, NEXT_CA)}
     said = {}
     for name, (kind, key) in domains.items():
         signed = strict(name, wire.SIGNED, files[name])
@@ -125,8 +130,7 @@ def statements(files, second):
 
 
 def frames(files):
-    kinds = ["hello", "welcome", "segment", "receipt", "refused", "enroll", "enrolled"]
-    for number, name in enumerate(kinds, 1):
+    for number, name in enumerate(FRAMES, 1):
         data = files[f"frame-{name}"]
         kind, message = wire.whole_frame(data)
         need(kind == number, f"{name} is of kind {kind}")
@@ -138,7 +142,7 @@ def frames(files):
         limit = wire.FRAMES[kind][1]
         need(wire.take_frame(bytes([kind]) + limit.to_bytes(4, "big")) is None, "a frame of the limit may come")
         refused("an oversized frame", wire.take_frame, bytes([kind]) + (limit + 1).to_bytes(4, "big"))
-    for kind in (0, 8, 255):
+    for kind in (0, len(FRAMES) + 1, 255):
         refused(f"a frame of kind {kind}", wire.take_frame, bytes([kind, 0, 0, 0, 0]))
     embedded(files)
 
@@ -153,6 +157,10 @@ def embedded(files):
     keys.verify(enroll["signing_key"], wire.POSSESSION, proven, enroll["proof"])
     need(encode(wire.SIGNED, enrolled["record"]) == files["enrolment-record"], "the frame carries the record")
     need(encode(wire.SIGNED, enrolled["receipt_keys"][0]) == files["receipt-key"], "and the receipt key")
+    for name in ("renewed", "notice"):
+        trust = wire.whole_frame(files[f"frame-{name}"])[1]["trust"]
+        need(encode(wire.SIGNED, trust["successions"][0]) == files["authority-succession"], "and the succession")
+        need(encode(wire.SIGNED, trust["retirements"][0]) == files["authority-retirement"], "and the retirement")
 
 
 def token(data):
@@ -174,8 +182,8 @@ def main(folder):
     paths = sorted(pathlib.Path(folder).glob("*.hex"))
     files = {path.stem: bytes.fromhex(path.read_text()) for path in paths}
     read = {"segment-1", "segment-1-rotation", "block-proof-1", "join-token"}
-    read |= {"receipt", "enrolment-record", "receipt-key"}
-    read |= {f"frame-{name}" for name in ("hello", "welcome", "segment", "receipt", "refused", "enroll", "enrolled")}
+    read |= {"receipt", "enrolment-record", "receipt-key", "authority-succession", "authority-retirement"}
+    read |= {f"frame-{name}" for name in FRAMES}
     need(files.keys() == read, f"other golden files than are read here: {sorted(files.keys() ^ read)}")
     first, second = segments(files)
     proofs(files["block-proof-1"], first)

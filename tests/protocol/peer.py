@@ -84,7 +84,7 @@ class Sealer:
         ]:
             yield name, reason, wire.frame(wire.SEGMENT_FRAME, segment)
         yield "a frame too large", "oversized", bytes([wire.SEGMENT_FRAME]) + ((8 << 20) + 1).to_bytes(4, "big")
-        yield "no kind of frame", "frame", bytes([9, 0, 0, 0, 0])
+        yield "no kind of frame", "frame", bytes([200, 0, 0, 0, 0])
         yield "a message out of turn", "message", wire.frame(wire.HELLO_FRAME, hello(self, seq))
 
 

@@ -11,11 +11,15 @@ from encoding import (
 RECEIPT = Struct(node=ID, stream=ID, seq=U64, hash=HASH, epoch=ID, at=TIME, since=U64, quarantined=Seq(U64))
 ENROLMENT_RECORD = Struct(node=ID, name=TEXT, signing_key=KEY, **{"from": U64}, at=TIME)
 RECEIPT_KEY = Struct(key=KEY, **{"from": TIME})
+SUCCESSION = Struct(certificate=BYTES, **{"from": TIME})
+RETIREMENT = Struct(key=KEY, **{"from": TIME})
 SIGNED = Struct(bytes=BYTES, signature=SIGNATURE)
 DOMAINS = {
     RECEIPT: "tallystick/1 receipt",
     ENROLMENT_RECORD: "tallystick/1 enrolment record",
     RECEIPT_KEY: "tallystick/1 receipt key",
+    SUCCESSION: "tallystick/1 authority succession",
+    RETIREMENT: "tallystick/1 authority retirement",
 }
 POSSESSION = "tallystick/1 possession"
 
@@ -34,6 +38,12 @@ ENROLL = Struct(
 ENROLLED = Struct(
     version=U16, record=SIGNED, certificates=Seq(BYTES), ca=BYTES, receipt_keys=Seq(SIGNED), addresses=Seq(TEXT)
 )
+TRUST = Struct(successions=Seq(SIGNED), retirements=Seq(SIGNED), receipt_keys=Seq(SIGNED), addresses=Seq(TEXT))
+RENEW = Struct(versions=VERSIONS, software=TEXT, node=ID)
+RENEWED = Struct(version=U16, server_time=TIME, certificates=Seq(BYTES), trust=TRUST)
+NOTICE = Struct(trust=TRUST, settings=Option(Struct(version=U64, document=TEXT)))
+IN_FORCE = Struct(settings=U64, digest=HASH, problem=Option(TEXT))
+CLOSING = Struct(code=U32, why=TEXT)
 JOIN_TOKEN = Struct(addresses=Seq(TEXT), ca=HASH, id=ID, secret=KEY)
 TOKEN_PREFIX = "tallystick-join-1."
 
@@ -57,6 +67,11 @@ FRAMES = {
     REFUSED_FRAME: (REFUSED, 4 << 10),
     ENROLL_FRAME: (ENROLL, 64 << 10),
     ENROLLED_FRAME: (ENROLLED, 64 << 10),
+    8: (RENEW, 4 << 10),
+    9: (RENEWED, 64 << 10),
+    10: (NOTICE, 128 << 10),
+    11: (IN_FORCE, 4 << 10),
+    12: (CLOSING, 4 << 10),
 }
 
 

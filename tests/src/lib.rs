@@ -13,5 +13,6 @@ pub mod group;
 pub mod http;
 pub mod poll;
 pub mod process;
+pub mod relay;
 pub mod sides;
 pub mod world;

@@ -52,6 +52,14 @@ impl Sides {
     /// # Errors
     /// When one of the commands fails.
     pub fn prepare(cgroups: &[&str]) -> anyhow::Result<Self> {
+        Self::prepare_with(cgroups, "")
+    }
+
+    /// As [`Sides::prepare`], with a `reconciler.toml` of this text.
+    ///
+    /// # Errors
+    /// As [`Sides::prepare`].
+    pub fn prepare_with(cgroups: &[&str], reconciler: &str) -> anyhow::Result<Self> {
         let mut sides = Self {
             folder: tempfile::tempdir()?,
             listen: None,
@@ -59,6 +67,7 @@ impl Sides {
             reconciler: None,
             agent: None,
         };
+        sides.configure_reconciler(reconciler)?;
         let made: Value = serde_json::from_str(&sides.reconcile(&["--json", "init"])?)?;
         let token = made["api_token"].as_str().context("init gives a token")?;
         token.clone_into(&mut sides.api_token);
@@ -170,6 +179,36 @@ impl Sides {
         Ok(Api::new(format!("http://{http}"), self.api_token.clone()))
     }
 
+    /// Writes `reconciler.toml`; it holds from the next start on.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure_reconciler(&self, text: &str) -> anyhow::Result<()> {
+        std::fs::create_dir_all(self.reconciler_data())?;
+        Ok(std::fs::write(
+            self.reconciler_data().join("reconciler.toml"),
+            text,
+        )?)
+    }
+
+    /// Stops the reconciler and starts it where it was.
+    ///
+    /// # Errors
+    /// When one of both fails.
+    pub fn restart_reconciler(&mut self) -> anyhow::Result<()> {
+        let reconciler = self.reconciler.take().context("the reconciler runs")?;
+        reconciler.terminate()?;
+        self.start_reconciler(None)
+    }
+
+    /// Where agents reach the reconciler.
+    ///
+    /// # Errors
+    /// When it never listened.
+    pub fn ingest(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listen.context("the reconciler listens")?.0)
+    }
+
     /// A new join token.
     ///
     /// # Errors
@@ -230,7 +269,15 @@ impl Sides {
         self.folder.path().join("reconciler")
     }
 
-    fn agent_command(&self) -> Command {
+    /// The agent's configuration file.
+    #[must_use]
+    pub fn agent_config(&self) -> PathBuf {
+        self.folder.path().join("agent.toml")
+    }
+
+    /// The agent's command line, up to the command.
+    #[must_use]
+    pub fn agent_command(&self) -> Command {
         let mut command = Command::new(binary("tallystick-agent"));
         clean(&mut command);
         command
@@ -239,7 +286,9 @@ impl Sides {
         command
     }
 
-    fn reconciler_command(&self) -> Command {
+    /// The reconciler's command line, up to the command.
+    #[must_use]
+    pub fn reconciler_command(&self) -> Command {
         let mut command = Command::new(binary("tallystick-reconciler"));
         clean(&mut command);
         command.env("TALLYSTICK_RECONCILER_DATA", self.reconciler_data());

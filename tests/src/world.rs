@@ -13,12 +13,12 @@ use tallystick_agent::identity::Identity;
 use tallystick_agent::ship::connection::{self, Link};
 use tallystick_agent::ship::enroll::{Enrolment, NodeKeys, enroll};
 use tallystick_agent::ship::{self, ShipEvent, Shipping, tls};
-use tallystick_common::ids::{NodeId, Seq, StreamId};
+use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::keys::SecretKey;
 use tallystick_common::receipt::Receipt;
 use tallystick_common::time::{Micros, Timestamp};
 use tallystick_common::wire::{
-    ALPN_INGEST, Hello, JoinToken, Message, Position, Refused, Versions, Welcome,
+    ALPN_INGEST, Hello, InForce, JoinToken, Message, Position, Refused, Versions, Welcome,
 };
 use tallystick_reconciler::authority::join;
 use tallystick_reconciler::config::Config;
@@ -34,6 +34,16 @@ use crate::http::Api;
 #[must_use]
 pub fn now() -> Timestamp {
     Timestamp::EPOCH.saturating_add(UNIX_EPOCH.elapsed().unwrap_or_default().into())
+}
+
+/// What a node says that nobody set anything for.
+#[must_use]
+pub fn nothing_set() -> InForce {
+    InForce {
+        settings: 0,
+        digest: Hash::ZERO,
+        problem: None,
+    }
 }
 
 /// Waits for a state without standing in the way of what brings it.
@@ -248,7 +258,11 @@ impl Node {
     #[must_use]
     pub fn hello(&self, stream: StreamId) -> Hello {
         Hello {
-            versions: Versions::OURS,
+            // The first version: nothing comes between receipts.
+            versions: Versions {
+                oldest: 1,
+                newest: 1,
+            },
             software: "test".to_owned(),
             node: self.id(),
             stream,
@@ -289,8 +303,13 @@ impl Node {
             certificate: self.enrolment.certificate.clone(),
             ca: self.enrolment.ca.clone(),
             enrolled_at: self.enrolment.record.at,
+            successions: self.enrolment.successions.clone(),
+            retirements: self.enrolment.retirements.clone(),
             receipt_keys: self.enrolment.receipt_keys.clone(),
             addresses: self.enrolment.addresses.clone(),
+            addresses_fixed: false,
+            in_force: watch::channel(nothing_set()).1,
+            probe_quic_after: Duration::from_secs(600),
             retry_min: Duration::from_millis(20),
             retry_max: Duration::from_millis(500),
             drain: Duration::from_secs(5),
@@ -300,19 +319,7 @@ impl Node {
     /// Ships what is and comes into `buffer`.
     #[must_use]
     pub fn ship(&self, buffer: Handle) -> Shipper {
-        let events = Arc::new(Mutex::new(Vec::new()));
-        let (stop, stopped) = watch::channel(false);
-        let (sink, shipping) = (Arc::clone(&events), self.shipping());
-        let ran = tokio::spawn(async move {
-            let tell = move |event| {
-                if let Ok(mut sink) = sink.lock() {
-                    sink.push(event);
-                }
-            };
-            ship::run(shipping, buffer, tell, stopped).await?;
-            Ok(())
-        });
-        Shipper { events, stop, ran }
+        Shipper::start(self.shipping(), buffer)
     }
 }
 
@@ -325,6 +332,31 @@ pub struct Shipper {
 }
 
 impl Shipper {
+    /// Ships what is and comes into `buffer`.
+    #[must_use]
+    pub fn start(shipping: Shipping, buffer: Handle) -> Self {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let (stop, stopped) = watch::channel(false);
+        let sink = Arc::clone(&events);
+        let ran = tokio::spawn(async move {
+            let tell = move |event| {
+                if let Ok(mut sink) = sink.lock() {
+                    sink.push(event);
+                }
+            };
+            ship::run(shipping, buffer, tell, stopped).await?;
+            Ok(())
+        });
+        Self { events, stop, ran }
+    }
+
+    /// `Some` once such an event came.
+    #[must_use]
+    pub fn saw(&self, is: impl Fn(&ShipEvent) -> bool) -> Option<()> {
+        let events = self.events.lock().ok()?;
+        events.iter().any(is).then_some(())
+    }
+
     /// How often it has connected.
     #[must_use]
     pub fn connections(&self) -> usize {

@@ -12,6 +12,7 @@ use tallystick_common::wire::{JoinToken, Position, RefusalReason};
 use tallystick_reconciler::authority::{Authority, join};
 use tallystick_reconciler::ingest::Services;
 use tallystick_reconciler::ingest::admit::Verdict;
+use tallystick_reconciler::ingest::bulletin::Changes;
 use tallystick_reconciler::ingest::intake::{Intake, Later, RefusedBytes, Stopped};
 use tallystick_reconciler::ingest::listener::Listener;
 use tallystick_reconciler::ingest::strangers::{StrangerReason, Strangers};
@@ -64,6 +65,7 @@ impl Reconciler {
             strangers: Strangers::default(),
             addresses: vec![],
             connections_max: 100,
+            changes: Changes::default(),
         });
         let listener =
             Listener::open("127.0.0.1:0".parse().unwrap(), Arc::clone(&services)).unwrap();

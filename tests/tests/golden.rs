@@ -11,7 +11,10 @@ use tallystick_common::codec;
 use tallystick_common::ids::{
     BootId, Hash, NodeId, RegisterId, Seq, StoreEpoch, StreamId, WorkloadName,
 };
-use tallystick_common::keys::{EnrolmentRecord, KeyRing, ReceiptKeyCertificate, SecretKey, Signed};
+use tallystick_common::keys::{
+    AuthorityRetirement, AuthoritySuccession, EnrolmentRecord, KeyRing, ReceiptKeyCertificate,
+    SecretKey, Signed,
+};
 use tallystick_common::meter::Meter;
 use tallystick_common::reading::{Cause, Gap, Interval, Quality, Reading};
 use tallystick_common::receipt::Receipt;
@@ -21,8 +24,8 @@ use tallystick_common::segment::{
 };
 use tallystick_common::time::{Micros, Timestamp};
 use tallystick_common::wire::{
-    EnrollRequest, Enrolled, FrameDecoder, Hello, JoinToken, Message, Position, RefusalReason,
-    Refused, Versions, Welcome,
+    Closing, EnrollRequest, Enrolled, FrameDecoder, Hello, InForce, JoinToken, Message, Notice,
+    Position, RefusalReason, Refused, Renew, Renewed, Settings, Trust, Versions, Welcome,
 };
 
 fn node_key() -> SecretKey {
@@ -296,7 +299,81 @@ fn messages() -> Vec<(&'static str, Message)> {
                 addresses: vec!["192.0.2.1:8621".to_owned()],
             }),
         ),
+        (
+            "renew",
+            Message::Renew(Renew {
+                versions: Versions {
+                    oldest: 1,
+                    newest: 2,
+                },
+                software: "tallystick-agent 0.1.0".to_owned(),
+                node: node(),
+            }),
+        ),
+        (
+            "renewed",
+            Message::Renewed(Renewed {
+                version: 2,
+                server_time: at(153),
+                certificates: vec![b"certificate".to_vec()],
+                trust: trust(),
+            }),
+        ),
+        (
+            "notice",
+            Message::Notice(Notice {
+                trust: trust(),
+                settings: Some(Settings {
+                    version: 300,
+                    document: "seal_seconds = 60\n".to_owned(),
+                }),
+            }),
+        ),
+        (
+            "in-force",
+            Message::InForce(InForce {
+                settings: 300,
+                digest: Hash([0x44; 32]),
+                problem: Some("seal_seconds: 60".to_owned()),
+            }),
+        ),
+        (
+            "closing",
+            Message::Closing(Closing {
+                code: 6,
+                why: "expired".to_owned(),
+            }),
+        ),
     ]
+}
+
+fn next_ca_key() -> SecretKey {
+    SecretKey::from_seed(&[0x55; 32])
+}
+
+fn succession() -> Signed<AuthoritySuccession> {
+    let succession = AuthoritySuccession {
+        certificate: b"next ca".to_vec(),
+        from: at(120),
+    };
+    Signed::new(&succession, &ca_key())
+}
+
+fn retirement() -> Signed<AuthorityRetirement> {
+    let retirement = AuthorityRetirement {
+        key: ca_key().public(),
+        from: at(121),
+    };
+    Signed::new(&retirement, &next_ca_key())
+}
+
+fn trust() -> Trust {
+    Trust {
+        successions: vec![succession()],
+        retirements: vec![retirement()],
+        receipt_keys: vec![receipt_key_certificate()],
+        addresses: vec!["192.0.2.1:8621".to_owned()],
+    }
 }
 
 /// The bytes in `golden/NAME.hex`, after comparing them with `made`.
@@ -372,6 +449,18 @@ fn signed_statements_keep_their_bytes() {
         .verify(&ca_key().public())
         .unwrap();
     assert_eq!(read.name, "edge-1");
+    let kept = golden("authority-succession", &succession().to_bytes());
+    let read = Signed::<AuthoritySuccession>::from_bytes(&kept)
+        .unwrap()
+        .verify(&ca_key().public())
+        .unwrap();
+    assert_eq!(read.certificate, b"next ca");
+    let kept = golden("authority-retirement", &retirement().to_bytes());
+    let read = Signed::<AuthorityRetirement>::from_bytes(&kept)
+        .unwrap()
+        .verify(&next_ca_key().public())
+        .unwrap();
+    assert_eq!(read.key, ca_key().public());
     let kept = golden("receipt-key", &receipt_key_certificate().to_bytes());
     let read = Signed::<ReceiptKeyCertificate>::from_bytes(&kept)
         .unwrap()

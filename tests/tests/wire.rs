@@ -23,6 +23,7 @@ use tallystick_common::wire::{
 use tallystick_reconciler::authority::{Authority, join};
 use tallystick_reconciler::ingest::Services;
 use tallystick_reconciler::ingest::admit::Verdict;
+use tallystick_reconciler::ingest::bulletin::Changes;
 use tallystick_reconciler::ingest::intake::{Intake, Later, RefusedBytes, Stopped};
 use tallystick_reconciler::ingest::listener::Listener;
 use tallystick_reconciler::ingest::strangers::{StrangerReason, Strangers};
@@ -162,6 +163,7 @@ impl Reconciler {
             strangers: Strangers::default(),
             addresses: vec![],
             connections_max: 100,
+            changes: Changes::default(),
         });
         let listener = Listener::open("127.0.0.1:0".parse().unwrap(), services.clone()).unwrap();
         let address = listener.address().to_string();
@@ -271,7 +273,11 @@ impl Node {
 
     fn hello(&self, stream: StreamId) -> Hello {
         Hello {
-            versions: Versions::OURS,
+            // The first version: nothing comes between receipts.
+            versions: Versions {
+                oldest: 1,
+                newest: 1,
+            },
             software: "test".to_owned(),
             node: self.id(),
             stream,
@@ -301,8 +307,13 @@ impl Node {
             certificate: self.enrolment.certificate.clone(),
             ca: self.enrolment.ca.clone(),
             enrolled_at: self.enrolment.record.at,
+            successions: self.enrolment.successions.clone(),
+            retirements: self.enrolment.retirements.clone(),
             receipt_keys: self.enrolment.receipt_keys.clone(),
             addresses: self.enrolment.addresses.clone(),
+            addresses_fixed: false,
+            in_force: watch::channel(tallystick_tests::world::nothing_set()).1,
+            probe_quic_after: Duration::from_secs(600),
             retry_min: Duration::from_millis(20),
             retry_max: Duration::from_millis(200),
             drain: Duration::from_secs(5),
@@ -555,7 +566,7 @@ async fn banned_retired_unknown_and_newer_peers_are_told_why() {
     let told = refusal(&mut link).await;
     assert_eq!(told.reason, RefusalReason::Version);
     assert!(
-        told.detail.contains("this reconciler 1 to 1"),
+        told.detail.contains("this reconciler 1 to 2"),
         "{}",
         told.detail
     );

@@ -78,7 +78,7 @@ impl Accrual {
     /// # Errors
     /// Why nothing was taken.
     pub fn report(&mut self, usage: &Reported, at: Timestamp) -> Result<(), ReportError> {
-        let running = self.resume == Resume::Running;
+        let running = matches!(self.resume, Resume::Running | Resume::Reconfigured);
         let Some(now) = self.accounted_through().filter(|_| running) else {
             return Err(ReportError::NotYet);
         };
@@ -153,7 +153,7 @@ impl Accrual {
                 continue;
             };
             match self.resume {
-                Resume::Running if !step.booted && step.gap.is_none() => {
+                Resume::Running | Resume::Reconfigured if !step.booted && step.gap.is_none() => {
                     register.take(Worth::Counted(0), step);
                 }
                 _ => wake(register, *reported, step),

@@ -421,6 +421,30 @@ fn a_checkpoint_with_unsealed_intervals_loses_none() {
 }
 
 #[test]
+fn a_reload_deselects_what_it_leaves_out_and_measures_the_rest_on_without_a_break() {
+    let mut world = world_with("a");
+    world.tick();
+    world.seal();
+    let config = tallystick_common::ids::Hash([1; 32]);
+    world.accrual.reconfigure(Settings {
+        config,
+        ..settings()
+    });
+    world.cgroups.clear();
+    world.host_cpu += 7;
+    world.tick();
+    world.seal();
+    let reasons: Vec<_> = world
+        .runs
+        .iter()
+        .filter_map(|(_, run)| run.closed)
+        .collect();
+    assert!(reasons.contains(&CloseReason::Deselected), "{reasons:?}");
+    assert!(!reasons.contains(&CloseReason::Vanished), "{reasons:?}");
+    assert_eq!(world.billed("host", CPU), 7);
+}
+
+#[test]
 fn another_configuration_deselects() {
     let mut world = world_with("a");
     world.tick();

@@ -54,6 +54,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     problems.extend(limits(config));
     problems.extend(labels(config));
     problems.extend(super::intake::check(config));
+    problems.extend(places(config));
     problems
 }
 
@@ -192,6 +193,39 @@ fn limits(config: &Config) -> Vec<Problem> {
         ));
     }
     problems
+}
+
+/// Addresses to talk to, and to listen on.
+fn places(config: &Config) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = config
+        .addresses
+        .iter()
+        .filter(|address| !is_host_port(address))
+        .map(|address| {
+            problem(
+                "addresses",
+                format!("{address:?} is not host:port"),
+                "write it like \"tally.example.net:8621\"",
+            )
+        })
+        .collect();
+    if let Some(address) = config.metrics.filter(|address| !address.ip().is_loopback()) {
+        problems.push(problem(
+            "metrics",
+            format!("{address} can be reached from elsewhere, and answers whoever asks"),
+            "use a loopback address such as \"127.0.0.1:8622\", with a proxy before it for others",
+        ));
+    }
+    problems
+}
+
+fn is_host_port(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return false;
+    };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let plain = !host.is_empty() && !host.contains(|c: char| c == ':' || c.is_whitespace());
+    (bracketed || plain) && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn labels(config: &Config) -> Vec<Problem> {

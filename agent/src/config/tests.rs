@@ -94,6 +94,21 @@ fn every_problem_is_named() {
 }
 
 #[test]
+fn only_loopback_tells_figures_and_addresses_name_a_port() {
+    assert_eq!(problems("metrics = \"[::1]:8622\""), [""; 0]);
+    assert!(problems("metrics = \"0.0.0.0:8622\"")[0].contains("loopback"));
+    let addresses = |list: &str| problems(&format!("addresses = [{list}]")).len();
+    assert_eq!(
+        addresses("\"a.example:1\", \"[::1]:8621\", \"192.0.2.1:8621\""),
+        0
+    );
+    assert_eq!(
+        addresses("\"a.example\", \"::1:8621\", \":1\", \"a:0\", \"a b:1\""),
+        5
+    );
+}
+
+#[test]
 fn a_star_stays_within_one_level() {
     let globs = Selection::new(&["*", "a/b*"], &["skip"]).compile().unwrap();
     assert!(globs.selects("system.slice") && globs.selects("a/bc"));

@@ -1,6 +1,8 @@
-//! Talking to the reconciler: one QUIC connection, one stream, whole messages.
+//! Talking to the reconciler: one connection, one stream, whole messages. QUIC, or TLS over TCP where QUIC
+//! does not get through.
 //!
-//! The only user of quinn. Decides nothing: what to send and what an answer means is in `session`.
+//! The only user of quinn and of TCP towards the reconciler. Decides nothing: what to send and what an
+//! answer means is in `session`.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -8,10 +10,18 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt};
-use tallystick_common::wire::{CloseCode, FrameDecoder, FrameError, Message, SERVER_NAME};
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tallystick_common::wire::{CloseCode, Closing, FrameDecoder, FrameError, Message, SERVER_NAME};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// An address that does not answer for so long is given up.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// QUIC alone is tried for so long, then TCP beside it.
+const HEAD_START: Duration = Duration::from_secs(3);
 /// Often enough to keep address translation open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Silence for so long ends the connection.
@@ -54,6 +64,19 @@ pub enum ConnectError {
     /// No answer in time.
     #[error("no answer in time: is the reconciler running, and its UDP port open?")]
     Slow,
+    /// Neither transport gets through.
+    #[error("{address} is not reached by UDP ({udp}), nor by TCP ({tcp})")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// What QUIC says.
+        udp: Box<ConnectError>,
+        /// What TCP says.
+        tcp: Box<ConnectError>,
+    },
+    /// TCP or TLS over it.
+    #[error("{}", explain_tcp(.0))]
+    Tcp(std::io::Error),
     /// The stream ended where a message was expected.
     #[error("the reconciler ended the stream")]
     Ended,
@@ -93,12 +116,44 @@ impl From<quinn::ReadError> for ConnectError {
     }
 }
 
+impl ConnectError {
+    /// Whether the other transport may get through where this one did not.
+    pub(crate) fn may_be_blocked(&self) -> bool {
+        match self {
+            Self::Slow | Self::Socket(_) => true,
+            Self::Lost(error) => !matches!(
+                error,
+                quinn::ConnectionError::TransportError(_)
+                    | quinn::ConnectionError::ConnectionClosed(_)
+            ),
+            // A TLS error is carried inside; without one the path is at fault.
+            Self::Tcp(error) => !is_about_tls(error),
+            _ => false,
+        }
+    }
+}
+
+/// Whether TLS failed, rather than the path below it.
+#[must_use]
+pub fn is_about_tls(error: &std::io::Error) -> bool {
+    error
+        .get_ref()
+        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+}
+
 fn explain(error: &quinn::ConnectionError) -> String {
-    let text = error.to_string();
+    hinted(&error.to_string())
+}
+
+fn explain_tcp(error: &std::io::Error) -> String {
+    hinted(&error.to_string())
+}
+
+fn hinted(text: &str) -> String {
     let hint = if text.contains("UnknownIssuer") {
         ": the reconciler there is another one than this node or its join token trusts"
     } else if text.contains("certificate expired") || text.contains("CertificateExpired") {
-        ": this node's certificate has expired; enrol it again"
+        ": a certificate has expired, or this host's clock is wrong"
     } else if text.contains("certificate") || text.contains("UnknownCA") {
         ": the reconciler does not accept this node's certificate"
     } else {
@@ -107,11 +162,19 @@ fn explain(error: &quinn::ConnectionError) -> String {
     format!("{text}{hint}")
 }
 
+/// How frames travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// QUIC over UDP.
+    Quic,
+    /// TLS over TCP.
+    Tcp,
+}
+
 /// A connection with its one stream open in both directions.
 #[derive(Debug)]
 pub struct Link {
-    endpoint: Endpoint,
-    connection: quinn::Connection,
+    closer: Closer,
     /// Towards the reconciler.
     pub sender: Sender,
     /// From the reconciler.
@@ -120,31 +183,84 @@ pub struct Link {
 
 /// The sending half.
 #[derive(Debug)]
-pub struct Sender(quinn::SendStream);
+pub struct Sender(Sending);
+
+#[derive(Debug)]
+enum Sending {
+    Quic(quinn::SendStream),
+    Tcp {
+        stream: Box<WriteHalf<TlsStream<TcpStream>>>,
+        /// A frame was begun and not ended: nothing can be said any more.
+        within_frame: bool,
+    },
+}
 
 /// The receiving half.
 #[derive(Debug)]
 pub struct Receiver {
-    stream: quinn::RecvStream,
+    stream: Receiving,
     decoder: FrameDecoder,
 }
 
-/// Connects to `address` (`host:port`), trying everything that its name stands for.
+#[derive(Debug)]
+enum Receiving {
+    Quic(quinn::RecvStream),
+    Tcp(Box<ReadHalf<TlsStream<TcpStream>>>),
+}
+
+/// Connects to `address` (`host:port`), trying everything that its name stands for: by QUIC, and where
+/// that does not get through, by TCP.
 ///
 /// # Errors
 /// When nothing there answers as the reconciler that `tls` believes.
 pub async fn connect(address: &str, tls: rustls::ClientConfig) -> Result<Link, ConnectError> {
+    let mut quic = Box::pin(connect_quic(address, tls.clone()));
+    let mut udp = match tokio::time::timeout(HEAD_START, &mut quic).await {
+        Ok(connected) => Some(match blocked(connected) {
+            Ok(why) => why,
+            Err(settled) => return *settled,
+        }),
+        Err(_) => None,
+    };
+    let mut tcp = Box::pin(connect_tcp(address, tls));
+    let mut over_tcp = None;
+    loop {
+        let (connected, why) = tokio::select! {
+            connected = &mut quic, if udp.is_none() => (connected, &mut udp),
+            connected = &mut tcp, if over_tcp.is_none() => (connected, &mut over_tcp),
+            else => break,
+        };
+        match blocked(connected) {
+            Ok(error) => *why = Some(error),
+            Err(settled) => return *settled,
+        }
+    }
+    Err(ConnectError::Unreachable {
+        address: address.to_owned(),
+        udp: Box::new(udp.unwrap_or(ConnectError::Slow)),
+        tcp: Box::new(over_tcp.unwrap_or(ConnectError::Slow)),
+    })
+}
+
+/// The error after which the other transport may still get through; what settles the matter otherwise.
+fn blocked(
+    connected: Result<Link, ConnectError>,
+) -> Result<ConnectError, Box<Result<Link, ConnectError>>> {
+    match connected {
+        Err(error) if error.may_be_blocked() => Ok(error),
+        settled => Err(Box::new(settled)),
+    }
+}
+
+/// Connects by QUIC alone.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_quic(address: &str, tls: rustls::ClientConfig) -> Result<Link, ConnectError> {
     let config = client_config(tls)?;
-    let resolved =
-        tokio::net::lookup_host(address)
-            .await
-            .map_err(|error| ConnectError::Resolve {
-                address: address.to_owned(),
-                error,
-            })?;
     let mut last = ConnectError::Slow;
-    for remote in resolved {
-        match tokio::time::timeout(CONNECT_WITHIN, connect_to(remote, config.clone())).await {
+    for remote in resolve(address).await? {
+        match tokio::time::timeout(CONNECT_WITHIN, quic_to(remote, config.clone())).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(error)) => last = error,
             Err(_) => last = ConnectError::Slow,
@@ -153,7 +269,41 @@ pub async fn connect(address: &str, tls: rustls::ClientConfig) -> Result<Link, C
     Err(last)
 }
 
-async fn connect_to(remote: SocketAddr, config: ClientConfig) -> Result<Link, ConnectError> {
+/// Connects by TLS over TCP alone.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_tcp(address: &str, tls: rustls::ClientConfig) -> Result<Link, ConnectError> {
+    let tls = Arc::new(tls);
+    let mut last = ConnectError::Slow;
+    for remote in resolve(address).await? {
+        match tokio::time::timeout(CONNECT_WITHIN, tcp_to(remote, Arc::clone(&tls))).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(error)) => last = ConnectError::Tcp(error),
+            Err(_) => last = ConnectError::Slow,
+        }
+    }
+    Err(last)
+}
+
+/// What a name stands for.
+///
+/// # Errors
+/// When it stands for nothing.
+pub async fn resolve(
+    address: &str,
+) -> Result<impl Iterator<Item = SocketAddr> + Send + use<>, ConnectError> {
+    let found: Vec<SocketAddr> = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| ConnectError::Resolve {
+            address: address.to_owned(),
+            error,
+        })?
+        .collect();
+    Ok(found.into_iter())
+}
+
+async fn quic_to(remote: SocketAddr, config: ClientConfig) -> Result<Link, ConnectError> {
     let local: SocketAddr = if remote.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     } else {
@@ -165,15 +315,36 @@ async fn connect_to(remote: SocketAddr, config: ClientConfig) -> Result<Link, Co
         .map_err(|error| ConnectError::Tls(rustls::Error::General(error.to_string())))?;
     let connection = connecting.await?;
     let (send, recv) = connection.open_bi().await?;
-    let receiver = Receiver {
-        stream: recv,
-        decoder: FrameDecoder::new(),
-    };
     Ok(Link {
-        endpoint,
-        connection,
-        sender: Sender(send),
-        receiver,
+        closer: Closer(Hold::Quic {
+            endpoint,
+            connection,
+        }),
+        sender: Sender(Sending::Quic(send)),
+        receiver: Receiver::new(Receiving::Quic(recv)),
+    })
+}
+
+async fn tcp_to(remote: SocketAddr, tls: Arc<rustls::ClientConfig>) -> std::io::Result<Link> {
+    let stream = TcpStream::connect(remote).await?;
+    stream.set_nodelay(true)?;
+    let alive = TcpKeepalive::new()
+        .with_time(KEEP_ALIVE)
+        .with_interval(KEEP_ALIVE)
+        .with_retries(3);
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&alive)?;
+    socket.set_tcp_user_timeout(Some(IDLE))?;
+    let name = ServerName::try_from(SERVER_NAME).expect("a name of letters and dots");
+    let stream = TlsConnector::from(tls).connect(name, stream).await?;
+    let (recv, send) = tokio::io::split(stream);
+    Ok(Link {
+        closer: Closer(Hold::Tcp),
+        sender: Sender(Sending::Tcp {
+            stream: Box::new(send),
+            within_frame: false,
+        }),
+        receiver: Receiver::new(Receiving::Tcp(Box::new(recv))),
     })
 }
 
@@ -196,6 +367,15 @@ fn client_config(tls: rustls::ClientConfig) -> Result<ClientConfig, ConnectError
 }
 
 impl Link {
+    /// How its frames travel.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        match self.closer.0 {
+            Hold::Quic { .. } => Transport::Quic,
+            Hold::Tcp => Transport::Tcp,
+        }
+    }
+
     /// Sends a message.
     ///
     /// # Errors
@@ -214,41 +394,45 @@ impl Link {
 
     /// Ends the stream and closes the connection.
     pub async fn close(self) {
-        self.split().2.close(CloseCode::Done).await;
+        let (sender, _receiver, closer) = self.split();
+        closer.close(sender, CloseCode::Done).await;
     }
 
     /// Both halves, and what closes the connection.
     #[must_use]
     pub fn split(self) -> (Sender, Receiver, Closer) {
-        let Self {
-            endpoint,
-            connection,
-            sender,
-            receiver,
-        } = self;
-        (
-            sender,
-            receiver,
-            Closer {
-                endpoint,
-                connection,
-            },
-        )
+        (self.sender, self.receiver, self.closer)
     }
 }
 
 /// What closes a connection.
 #[derive(Debug)]
-pub struct Closer {
-    endpoint: Endpoint,
-    connection: quinn::Connection,
+pub struct Closer(Hold);
+
+#[derive(Debug)]
+enum Hold {
+    Quic {
+        endpoint: Endpoint,
+        connection: quinn::Connection,
+    },
+    Tcp,
 }
 
 impl Closer {
     /// Closes the connection and waits, shortly, until the reconciler knows.
-    pub async fn close(self, code: CloseCode) {
-        self.connection.close(VarInt::from_u32(code as u32), b"");
-        let _ = tokio::time::timeout(CLOSE_WITHIN, self.endpoint.wait_idle()).await;
+    pub async fn close(self, mut sender: Sender, code: CloseCode) {
+        match self.0 {
+            Hold::Quic {
+                endpoint,
+                connection,
+            } => {
+                connection.close(VarInt::from_u32(code as u32), b"");
+                let _ = tokio::time::timeout(CLOSE_WITHIN, endpoint.wait_idle()).await;
+            }
+            Hold::Tcp => {
+                let _ = tokio::time::timeout(CLOSE_WITHIN, sender.say_close(code)).await;
+            }
+        }
     }
 }
 
@@ -266,28 +450,98 @@ impl Sender {
     /// # Errors
     /// When the connection is lost or closed.
     pub async fn send_frame(&mut self, frame: &[u8]) -> Result<(), ConnectError> {
-        Ok(self.0.write_all(frame).await?)
+        match &mut self.0 {
+            Sending::Quic(stream) => Ok(stream.write_all(frame).await?),
+            Sending::Tcp {
+                stream,
+                within_frame,
+            } => {
+                *within_frame = true;
+                stream.write_all(frame).await.map_err(ConnectError::Tcp)?;
+                stream.flush().await.map_err(ConnectError::Tcp)?;
+                *within_frame = false;
+                Ok(())
+            }
+        }
     }
 
-    /// Says that nothing more will be sent.
+    /// Says that nothing more will be sent; over TCP the close does.
     pub fn finish(&mut self) {
-        // An error says that the stream is closed, which is what was wanted.
-        let _ = self.0.finish();
+        if let Sending::Quic(stream) = &mut self.0 {
+            // An error says that the stream is closed, which is what was wanted.
+            let _ = stream.finish();
+        }
+    }
+
+    /// The last word over TCP. After half a frame there is none: the connection breaks off.
+    async fn say_close(&mut self, code: CloseCode) -> Result<(), ConnectError> {
+        if matches!(
+            self.0,
+            Sending::Tcp {
+                within_frame: true,
+                ..
+            }
+        ) {
+            return Ok(());
+        }
+        let closing = Closing {
+            code: code as u32,
+            why: String::new(),
+        };
+        self.send(&Message::Closing(closing)).await?;
+        match &mut self.0 {
+            Sending::Tcp { stream, .. } => stream.shutdown().await.map_err(ConnectError::Tcp),
+            Sending::Quic(_) => Ok(()),
+        }
     }
 }
 
 impl Receiver {
+    fn new(stream: Receiving) -> Self {
+        Self {
+            stream,
+            decoder: FrameDecoder::new(),
+        }
+    }
+
     /// The next message. Nothing is lost when the call is abandoned.
     ///
     /// # Errors
     /// When the connection is lost or closed, or what arrives is no message.
     pub async fn receive(&mut self) -> Result<Message, ConnectError> {
         loop {
-            if let Some(message) = self.decoder.next_message()? {
-                return Ok(message);
+            match self.decoder.next_message()? {
+                Some(Message::Closing(closing)) if matches!(self.stream, Receiving::Tcp(_)) => {
+                    return Err(ConnectError::Closed {
+                        code: CloseCode::from_code(u64::from(closing.code)),
+                        reason: closing.why,
+                    });
+                }
+                Some(message) => return Ok(message),
+                None => self.fill().await?,
             }
-            let chunk = self.stream.read_chunk(CHUNK_BYTES, true).await?;
-            self.decoder.push(&chunk.ok_or(ConnectError::Ended)?.bytes);
         }
+    }
+
+    async fn fill(&mut self) -> Result<(), ConnectError> {
+        match &mut self.stream {
+            Receiving::Quic(stream) => {
+                let chunk = stream.read_chunk(CHUNK_BYTES, true).await?;
+                self.decoder.push(&chunk.ok_or(ConnectError::Ended)?.bytes);
+            }
+            Receiving::Tcp(stream) => {
+                let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+                if stream
+                    .read_buf(&mut chunk)
+                    .await
+                    .map_err(ConnectError::Tcp)?
+                    == 0
+                {
+                    return Err(ConnectError::Ended);
+                }
+                self.decoder.push(&chunk);
+            }
+        }
+        Ok(())
     }
 }

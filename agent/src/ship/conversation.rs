@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 use tallystick_common::failpoint;
 use tallystick_common::keys::Signed;
 use tallystick_common::receipt::Receipt;
-use tallystick_common::wire::{CloseCode, Message, Position, Welcome};
+use tallystick_common::wire::{
+    ALPN_INGEST, CloseCode, InForce, Message, Notice, Position, VERSION_NOTICES, Welcome,
+};
 use tokio::sync::{mpsc, watch};
 
 use super::backoff::Backoff;
-use super::connection::{self, ConnectError, Link};
+use super::connection::{self, ConnectError, Link, Transport};
 use super::session::{Consequence, Holdings, Party, Session, StreamOver};
-use super::{ShipEvent, Shipping, before, stopped, tls};
+use super::standing::Standing;
+use super::{ShipEvent, Shipping, before, stopped, wall_seconds};
 use crate::buffer::{BufferError, Handle, ReceiptMark, StoredSegment};
 
 /// Most that is read from the buffer at once.
@@ -36,6 +39,10 @@ pub(super) enum Ending {
     StreamOver(StreamOver),
     /// Nothing will change until somebody acts.
     Hold(String),
+    /// The certificate is to be renewed first; true when it is of no use any more.
+    Renew(bool),
+    /// QUIC gets through again.
+    Better,
     /// To be tried again.
     Retry(String),
 }
@@ -55,6 +62,10 @@ impl From<ConnectError> for Ending {
         match error {
             ConnectError::Tls(_) => Self::Hold(error.to_string()),
             ConnectError::Closed {
+                code: Some(CloseCode::Expired),
+                ..
+            } => Self::Renew(true),
+            ConnectError::Closed {
                 code: Some(CloseCode::Refused),
                 reason,
             } => Self::Hold(reason),
@@ -73,7 +84,7 @@ impl From<BufferError> for Ending {
 pub(super) struct Conversation<'a, T> {
     pub(super) shipping: &'a Shipping,
     pub(super) party: Party,
-    pub(super) address: Option<&'a String>,
+    pub(super) standing: &'a mut Standing,
     pub(super) buffer: &'a Handle,
     pub(super) tell: &'a T,
 }
@@ -81,7 +92,7 @@ pub(super) struct Conversation<'a, T> {
 impl<T: Fn(ShipEvent)> Conversation<'_, T> {
     /// Connects and talks until something ends it.
     pub(super) async fn hold(
-        self,
+        mut self,
         backoff: &mut Backoff,
         mut shutdown: watch::Receiver<bool>,
     ) -> Ending {
@@ -101,13 +112,44 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
         }
     }
 
+    /// Meets at the first address, in their order, where that is possible.
+    async fn meet(&mut self) -> Result<(Link, Session), Ending> {
+        let mut last = Ending::Hold("no address of a reconciler is known; enrol again".to_owned());
+        for address in self.standing.addresses.clone() {
+            match self.meet_at(&address).await {
+                Err(Ending::Retry(why)) => last = Ending::Retry(why),
+                settled => return settled,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect(&mut self, address: &str) -> Result<Link, Ending> {
+        let tls = self.tls()?;
+        if self.standing.prefers_tcp(Instant::now())
+            && let Ok(link) = connection::connect_tcp(address, tls.clone()).await
+        {
+            return Ok(link);
+        }
+        let link = connection::connect(address, tls).await?;
+        match link.transport() {
+            Transport::Quic => self.standing.handle_quic(),
+            Transport::Tcp => {
+                let probe_after = self.shipping.probe_quic_after;
+                self.standing.handle_tcp(Instant::now(), probe_after);
+            }
+        }
+        Ok(link)
+    }
+
+    fn tls(&self) -> Result<rustls::ClientConfig, ConnectError> {
+        let tls = self.standing.tls(self.shipping, ALPN_INGEST);
+        tls.map_err(ConnectError::Tls)
+    }
+
     /// Connects and exchanges `Hello` and `Welcome`.
-    async fn meet(&self) -> Result<(Link, Session), Ending> {
-        let address = self.address.ok_or_else(|| {
-            Ending::Hold("no address of a reconciler is known; enrol again".to_owned())
-        })?;
-        let config = tls(self.shipping).map_err(ConnectError::Tls)?;
-        let mut link = connection::connect(address, config).await?;
+    async fn meet_at(&mut self, address: &str) -> Result<(Link, Session), Ending> {
+        let mut link = self.connect(address).await?;
         let mut session = Session::new(self.party.clone(), Instant::now());
         let holdings = self.holdings().await?;
         link.send(&Message::Hello(session.hello(&holdings))).await?;
@@ -129,18 +171,20 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
             None => None,
         };
         session.handle_welcome(Instant::now(), &welcome, &holdings, known)?;
-        self.tell_connected(address, welcome);
+        self.tell_connected(address, link.transport(), &welcome);
         Ok((link, session))
     }
 
-    fn tell_connected(&self, address: &str, welcome: Welcome) {
-        let ca = &self.party.ca;
-        let receipt_keys = welcome.receipt_keys.into_iter();
+    fn tell_connected(&mut self, address: &str, transport: Transport, welcome: &Welcome) {
+        let authorities = &self.standing.authorities;
+        let receipt_keys = authorities.certified(&welcome.receipt_keys);
+        self.standing.receipt_keys.clone_from(&receipt_keys);
         (self.tell)(ShipEvent::Connected {
             address: address.to_owned(),
+            transport,
             server_time: welcome.server_time,
             epoch: welcome.epoch,
-            receipt_keys: receipt_keys.filter(|key| key.verify(ca).is_ok()).collect(),
+            receipt_keys,
         });
     }
 
@@ -162,36 +206,35 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
 
     /// Sends, and takes answers, until something ends it.
     async fn talk(
-        &self,
+        &mut self,
         link: Link,
         session: &mut Session,
         shutdown: watch::Receiver<bool>,
     ) -> Ending {
+        let transport = link.transport();
         let (mut sender, mut receiver, closer) = link.split();
         let (hand, mut handed) = mpsc::channel::<Message>(WRITE_AHEAD);
-        // Writing a frame must not be abandoned half-way, so it is a future of its own.
-        let writing = async {
-            while let Some(message) = handed.recv().await {
-                if let Err(error) = sender.send(&message).await {
-                    return error;
+        let mut desk = self.desk(transport, session, shutdown);
+        let ending = {
+            // Writing a frame must not be abandoned half-way, so it is a future of its own.
+            let writing = async {
+                while let Some(message) = handed.recv().await {
+                    if let Err(error) = sender.send(&message).await {
+                        return error;
+                    }
+                    failpoint!("agent.ship.sent");
                 }
-                failpoint!("agent.ship.sent");
-            }
-            ConnectError::Ended
-        };
-        tokio::pin!(writing);
-        let mut desk = Desk {
-            ready: VecDeque::new(),
-            stop_by: None,
-            shutdown,
-        };
-        let ending = loop {
-            match self
-                .step(&mut desk, session, &mut receiver, &hand, writing.as_mut())
-                .await
-            {
-                Ok(()) => {}
-                Err(ending) => break ending,
+                ConnectError::Ended
+            };
+            tokio::pin!(writing);
+            loop {
+                match self
+                    .step(&mut desk, session, &mut receiver, &hand, writing.as_mut())
+                    .await
+                {
+                    Ok(()) => {}
+                    Err(ending) => break ending,
+                }
             }
         };
         let code = if matches!(ending, Ending::Stopped) {
@@ -199,13 +242,56 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
         } else {
             CloseCode::Done
         };
-        closer.close(code).await;
+        closer.close(sender, code).await;
         ending
+    }
+
+    fn desk(
+        &self,
+        transport: Transport,
+        session: &Session,
+        shutdown: watch::Receiver<bool>,
+    ) -> Desk {
+        let now = Instant::now();
+        let probe_at = match transport {
+            Transport::Quic => None,
+            Transport::Tcp => Some(now + self.shipping.probe_quic_after),
+        };
+        let mut in_force = self.shipping.in_force.clone();
+        if session.version() >= VERSION_NOTICES {
+            in_force.mark_changed();
+        }
+        Desk {
+            ready: VecDeque::new(),
+            stop_by: None,
+            shutdown,
+            renew_at: now + self.standing.renewal.timeout(wall_seconds(), now),
+            probe_at,
+            probing: None,
+            word: None,
+            in_force: (session.version() >= VERSION_NOTICES).then_some(in_force),
+        }
+    }
+
+    /// Whether QUIC gets through by now, asked beside the connection that there is.
+    fn probe(&self) -> Probe {
+        let addresses = self.standing.addresses.clone();
+        let tls = self.tls();
+        tokio::spawn(async move {
+            let Ok(tls) = tls else { return false };
+            for address in addresses {
+                if let Ok(link) = connection::connect_quic(&address, tls.clone()).await {
+                    link.close().await;
+                    return true;
+                }
+            }
+            false
+        })
     }
 
     /// One thing that happens.
     async fn step(
-        &self,
+        &mut self,
         desk: &mut Desk,
         session: &mut Session,
         receiver: &mut connection::Receiver,
@@ -229,10 +315,26 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
         }
         desk.check_stop(session.is_settled(end))?;
         let until = desk.stop_by.or(session.poll_timeout());
-        let waiting = desk.ready.is_empty();
+        let (waiting, speaks) = (desk.ready.is_empty(), desk.word.is_some());
         tokio::select! {
             biased;
             answer = receiver.receive() => return self.take(session, answer?).await,
+            found = probed(&mut desk.probing) => {
+                if found {
+                    self.standing.handle_quic();
+                    return Err(Ending::Better);
+                }
+            }
+            () = sleep_until(desk.probe_at) => {
+                desk.probe_at = Some(Instant::now() + self.shipping.probe_quic_after);
+                desk.probing = Some(self.probe());
+            }
+            () = sleep_until(Some(desk.renew_at)), if desk.stop_by.is_none() => {
+                return Err(Ending::Renew(false));
+            }
+            in_force = newly_in_force(&mut desk.in_force) => {
+                desk.word = Some(Message::InForce(in_force));
+            }
             error = writing => return self.last_words(session, receiver, error).await,
             () = stopped(&mut desk.shutdown), if desk.stop_by.is_none() => {
                 desk.stop_by = Some(Instant::now() + self.shipping.drain);
@@ -242,8 +344,11 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
                     return Err(Ending::Retry("no receipt came for what was sent".to_owned()));
                 }
             }
-            permit = hand.reserve(), if !waiting => {
-                if let (Ok(permit), Some(segment)) = (permit, desk.ready.pop_front()) {
+            permit = hand.reserve(), if !waiting || speaks => {
+                let Ok(permit) = permit else { return Ok(()) };
+                if let Some(word) = desk.word.take() {
+                    permit.send(word);
+                } else if let Some(segment) = desk.ready.pop_front() {
                     session.handle_sent(Instant::now(), segment.seq);
                     permit.send(Message::Segment(segment.bytes));
                 }
@@ -259,7 +364,7 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
 
     /// The link no longer takes anything: a refusal may have been said before.
     async fn last_words(
-        &self,
+        &mut self,
         session: &mut Session,
         receiver: &mut connection::Receiver,
         error: ConnectError,
@@ -270,15 +375,26 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
         }
     }
 
-    async fn take(&self, session: &mut Session, message: Message) -> Result<(), Ending> {
+    async fn take(&mut self, session: &mut Session, message: Message) -> Result<(), Ending> {
         match message {
             Message::Receipt(signed) => self.take_receipt(session, &signed).await,
             Message::Refused(refused) => Err(session.handle_refused(&refused).into()),
+            Message::Notice(notice) if session.version() >= VERSION_NOTICES => {
+                self.take_notice(session, notice);
+                Ok(())
+            }
             other => Err(Ending::Retry(format!(
                 "a {:?} message out of turn",
                 other.kind()
             ))),
         }
+    }
+
+    fn take_notice(&mut self, session: &mut Session, notice: Notice) {
+        self.standing.learn(&notice.trust);
+        let authorities = self.standing.authorities.trusted_keys();
+        session.learn_keys(&self.standing.receipt_keys, &authorities);
+        (self.tell)(ShipEvent::Noticed(notice));
     }
 
     async fn take_receipt(
@@ -307,11 +423,28 @@ impl<T: Fn(ShipEvent)> Conversation<'_, T> {
     }
 }
 
-/// What lies ready between buffer and link.
+type Probe = tokio::task::JoinHandle<bool>;
+
+/// What lies ready between buffer and link, and what is due.
 struct Desk {
     ready: VecDeque<StoredSegment>,
     stop_by: Option<Instant>,
     shutdown: watch::Receiver<bool>,
+    renew_at: Instant,
+    probe_at: Option<Instant>,
+    probing: Option<Probe>,
+    /// What to tell the reconciler of, where the version has a word for it.
+    in_force: Option<watch::Receiver<InForce>>,
+    /// To be sent before the next segment.
+    word: Option<Message>,
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        if let Some(probing) = &self.probing {
+            probing.abort();
+        }
+    }
 }
 
 impl Desk {
@@ -322,6 +455,29 @@ impl Desk {
             _ => Ok(()),
         }
     }
+}
+
+/// What the probe found, once there is one.
+async fn probed(probing: &mut Option<Probe>) -> bool {
+    let Some(probe) = probing else {
+        return std::future::pending().await;
+    };
+    let found = probe.await.unwrap_or(false);
+    *probing = None;
+    found
+}
+
+/// What the node meters by, when that is something new.
+async fn newly_in_force(in_force: &mut Option<watch::Receiver<InForce>>) -> InForce {
+    let Some(told) = in_force else {
+        return std::future::pending().await;
+    };
+    if told.changed().await.is_err() {
+        // Whoever configures is gone: what it said last still holds, but nothing more comes.
+        *in_force = None;
+        return std::future::pending().await;
+    }
+    told.borrow_and_update().clone()
 }
 
 async fn sleep_until(instant: Option<Instant>) {

@@ -8,7 +8,8 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tallystick_common::ids::Hash;
 use tallystick_common::keys::{
-    EnrolmentRecord, PublicKey, ReceiptKeyCertificate, SecretKey, SignatureError, Signed,
+    AuthorityRetirement, AuthoritySuccession, EnrolmentRecord, PublicKey, ReceiptKeyCertificate,
+    SecretKey, SignatureError, Signed,
 };
 use tallystick_common::wire::{
     ALPN_ENROLL, EnrollRequest, Enrolled, FrameError, JoinToken, Message, Refused, Versions,
@@ -61,6 +62,10 @@ pub struct Enrolment {
     pub certificate: Vec<u8>,
     /// The CA's certificate (DER).
     pub ca: Vec<u8>,
+    /// Each authority's word for the next, as told since.
+    pub successions: Vec<Signed<AuthoritySuccession>>,
+    /// Which of them are trusted no longer.
+    pub retirements: Vec<Signed<AuthorityRetirement>>,
     /// The keys that sign receipts, certified by the CA; each checked.
     pub receipt_keys: Vec<Signed<ReceiptKeyCertificate>>,
     /// `host:port` of the reconciler, in the order in which to try.
@@ -211,6 +216,8 @@ fn check(token: &JoinToken, keys: NodeKeys, answer: Enrolled) -> Result<Enrolmen
         signed_record: answer.record,
         certificate,
         ca: answer.ca,
+        successions: Vec::new(),
+        retirements: Vec::new(),
         receipt_keys: answer.receipt_keys,
         addresses,
     })

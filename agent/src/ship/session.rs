@@ -24,8 +24,8 @@ pub struct Party {
     pub node: NodeId,
     /// The stream.
     pub stream: StreamId,
-    /// The CA's key, which certifies receipt keys.
-    pub ca: PublicKey,
+    /// The keys of the authorities that are trusted, which certify receipt keys.
+    pub authorities: Vec<PublicKey>,
     /// Receipt keys known so far.
     pub receipt_keys: Vec<Signed<ReceiptKeyCertificate>>,
     /// Software name and version, told in `Hello`.
@@ -121,6 +121,7 @@ pub enum BadReceipt {
 pub struct Session {
     party: Party,
     keys: Vec<PublicKey>,
+    version: u16,
     window: usize,
     next: Seq,
     in_flight: VecDeque<Seq>,
@@ -133,10 +134,11 @@ impl Session {
     /// Before `Hello`. Receipt keys that the CA did not certify are left out.
     #[must_use]
     pub fn new(party: Party, now: Instant) -> Self {
-        let keys = certified(&party.receipt_keys, &party.ca);
+        let keys = certified(&party.receipt_keys, &party.authorities);
         Self {
             party,
             keys,
+            version: 0,
             window: 0,
             next: Seq::FIRST,
             in_flight: VecDeque::new(),
@@ -179,17 +181,34 @@ impl Session {
             );
             return Err(Consequence::Hold(told));
         }
-        for key in certified(&welcome.receipt_keys, &self.party.ca) {
-            if !self.keys.contains(&key) {
-                self.keys.push(key);
-            }
-        }
+        self.version = welcome.version;
+        let authorities = self.party.authorities.clone();
+        self.learn_keys(&welcome.receipt_keys, &authorities);
         reconcile(&welcome.position, holdings, known)?;
         self.next = welcome.position.next;
         self.receipted = holdings.receipted;
         self.window = usize::try_from(welcome.window.clamp(1, WINDOW_MAX)).unwrap_or(1);
         self.progress = now;
         Ok(())
+    }
+
+    /// The version spoken; 0 before `Welcome`.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// Keys that sign receipts, where one of `authorities` certified them.
+    pub fn learn_keys(
+        &mut self,
+        keys: &[Signed<ReceiptKeyCertificate>],
+        authorities: &[PublicKey],
+    ) {
+        for key in certified(keys, authorities) {
+            if !self.keys.contains(&key) {
+                self.keys.push(key);
+            }
+        }
     }
 
     /// A segment is on its way.
@@ -310,10 +329,13 @@ impl Session {
     }
 }
 
-/// Keys among `keys` that the CA certified.
-fn certified(keys: &[Signed<ReceiptKeyCertificate>], ca: &PublicKey) -> Vec<PublicKey> {
+/// Keys among `keys` that one of the authorities certified.
+fn certified(keys: &[Signed<ReceiptKeyCertificate>], authorities: &[PublicKey]) -> Vec<PublicKey> {
+    let by_one = |signed: &Signed<ReceiptKeyCertificate>| {
+        authorities.iter().find_map(|key| signed.verify(key).ok())
+    };
     keys.iter()
-        .filter_map(|signed| signed.verify(ca).ok())
+        .filter_map(by_one)
         .map(|certificate| certificate.key)
         .collect()
 }

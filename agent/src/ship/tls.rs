@@ -85,7 +85,31 @@ pub fn enrolled(
     not_before: u64,
     alpn: &[u8],
 ) -> Result<ClientConfig, TlsError> {
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(only(authority)?), provider())
+    node(
+        std::slice::from_ref(authority),
+        certificate,
+        seed,
+        not_before,
+        alpn,
+    )
+}
+
+/// As [`enrolled`], believing what any of the authorities issued.
+///
+/// # Errors
+/// As [`enrolled`].
+pub fn node(
+    authorities: &[CertificateDer<'static>],
+    certificate: CertificateDer<'static>,
+    seed: &[u8; 32],
+    not_before: u64,
+    alpn: &[u8],
+) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone())?;
+    }
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|error| TlsError::General(error.to_string()))?;
     let mut config = ClientConfig::builder_with_provider(provider())

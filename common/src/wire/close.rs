@@ -1,4 +1,4 @@
-//! Why a connection was closed: the application error codes of QUIC.
+//! Why a connection was closed: the application error codes of QUIC, and the codes of `Closing` over TCP.
 
 /// The codes both sides close connections and streams with. They say how it ended; what was wrong
 /// with what was sent is said before, in a `Refused` frame.
@@ -17,6 +17,8 @@ pub enum CloseCode {
     TooMany = 4,
     /// The side that closes failed; nothing is wrong with the other.
     Failed = 5,
+    /// The node's certificate has expired: renew it.
+    Expired = 6,
 }
 
 impl CloseCode {
@@ -30,6 +32,7 @@ impl CloseCode {
             Self::Slow,
             Self::TooMany,
             Self::Failed,
+            Self::Expired,
         ]
         .into_iter()
         .find(|close| u64::from(*close as u32) == code)

@@ -60,6 +60,7 @@ impl Server {
             strangers: Strangers::default(),
             addresses: vec![],
             connections_max: 10,
+            changes: crate::ingest::bulletin::Changes::default(),
         };
         let app = App {
             services: Arc::new(services),

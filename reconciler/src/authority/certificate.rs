@@ -21,12 +21,27 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 const DAY_SECONDS: u64 = 86_400;
 /// Life of the CA's certificate: as long as any node that trusts it.
 const CA_LIFE_SECONDS: u64 = 50 * 365 * DAY_SECONDS;
-/// Life of the server's certificate; renewed at half life whenever the authority is opened.
-pub(super) const SERVER_LIFE_SECONDS: u64 = 10 * 365 * DAY_SECONDS;
-/// Life of a node's certificate.
-pub const CLIENT_LIFE_SECONDS: u64 = 90 * DAY_SECONDS;
-/// Certificates begin this much in the past: clocks of nodes are never quite right.
+/// Certificates begin so much in the past, and at most a tenth of their life: clocks of nodes are never
+/// quite right.
 const BACKDATED_SECONDS: u64 = DAY_SECONDS;
+
+/// How long certificates hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lives {
+    /// A node's, in seconds; it renews from half of it on.
+    pub node_seconds: u64,
+    /// The server's, in seconds; it is renewed at half of it, while serving too.
+    pub server_seconds: u64,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self {
+            node_seconds: 90 * DAY_SECONDS,
+            server_seconds: 10 * 365 * DAY_SECONDS,
+        }
+    }
+}
 
 /// RFC 8410: a PKCS #8 version 1 document of an Ed25519 key, up to the seed.
 const PKCS8_PREFIX: [u8; 16] = [
@@ -81,14 +96,9 @@ pub(super) struct Issuer {
 impl Issuer {
     /// A new one.
     pub(super) fn create(seed: [u8; 32], now: Timestamp) -> Result<Self, CertificateError> {
-        let mut params = params(
-            "tallystick authority",
-            serial_of(&seed),
-            CA_LIFE_SECONDS,
-            now,
-        );
+        let mut params =
+            authority_params(&SecretKey::from_seed(&seed).public(), serial_of(&seed), now);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key_pair(&seed)?)?.der().clone();
         Ok(Self {
             key: SecretKey::from_seed(&seed),
@@ -103,16 +113,29 @@ impl Issuer {
         }
     }
 
+    /// A certificate for the next authority's key, so that who trusts this one alone can believe it.
+    pub(super) fn cross(
+        &self,
+        next: &PublicKey,
+        serial: [u8; 16],
+        now: Timestamp,
+    ) -> Result<CertificateDer<'static>, CertificateError> {
+        let mut params = authority_params(next, serial, now);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self.issue(&params, next)
+    }
+
     /// A certificate for the server's key.
     pub(super) fn server(
         &self,
         seed: [u8; 32],
+        life_seconds: u64,
         now: Timestamp,
     ) -> Result<TlsIdentity, CertificateError> {
         let mut serial = serial_of(&seed);
         // A renewed certificate of one key needs a serial number of its own.
         serial[8..].copy_from_slice(&now.as_micros().to_be_bytes());
-        let mut params = params("tallystick reconciler", serial, SERVER_LIFE_SECONDS, now);
+        let mut params = params("tallystick reconciler", serial, life_seconds, now);
         params.subject_alt_names =
             CertificateParams::new([SERVER_NAME.to_owned()])?.subject_alt_names;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -126,9 +149,10 @@ impl Issuer {
         node: NodeId,
         key: &PublicKey,
         serial: [u8; 16],
+        life_seconds: u64,
         now: Timestamp,
     ) -> Result<CertificateDer<'static>, CertificateError> {
-        let mut params = params(&node.to_string(), serial, CLIENT_LIFE_SECONDS, now);
+        let mut params = params(&node.to_string(), serial, life_seconds, now);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(&params, key)
     }
@@ -177,6 +201,13 @@ pub fn node_of(certificate: &CertificateDer<'_>) -> Option<(NodeId, PublicKey)> 
     names.next().is_none().then_some((node, PublicKey(key)))
 }
 
+/// The Ed25519 key of an authority's certificate.
+pub(super) fn authority_key(certificate: &CertificateDer<'_>) -> Option<PublicKey> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let key = parsed.public_key().raw.strip_prefix(&SPKI_PREFIX)?;
+    key.try_into().ok().map(PublicKey)
+}
+
 /// The Ed25519 key of a PKCS #10 request whose own signature stands. Nothing else that is asked for
 /// in it is granted.
 #[must_use]
@@ -188,14 +219,22 @@ pub fn request_key(request: &[u8]) -> Option<PublicKey> {
     is_ed25519.then_some(PublicKey(key))
 }
 
-/// Seconds until the certificate expires; zero when it has.
-pub(super) fn seconds_left(
+/// The last second in which the certificate holds, since 1970.
+pub(crate) fn last_second(certificate: &CertificateDer<'_>) -> Result<u64, CertificateError> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::Read)?;
+    Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0))
+}
+
+/// Whether half of the certificate's life has passed.
+pub(super) fn is_half_spent(
     certificate: &CertificateDer<'_>,
     now: Timestamp,
-) -> Result<u64, CertificateError> {
+) -> Result<bool, CertificateError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::Read)?;
-    let end = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    Ok(end.saturating_sub(now.as_micros() / SECOND_US))
+    let second = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+    let validity = parsed.validity();
+    let (begin, end) = (second(validity.not_before), second(validity.not_after));
+    Ok(now.as_micros() / SECOND_US >= begin + end.saturating_sub(begin) / 2)
 }
 
 /// A certificate as a PEM file holds it.
@@ -249,6 +288,15 @@ fn serial_of(seed: &[u8; 32]) -> [u8; 16] {
     serial
 }
 
+/// Each authority has a name of its own, by which the certificates that it issued are told apart.
+fn authority_params(key: &PublicKey, serial: [u8; 16], now: Timestamp) -> CertificateParams {
+    let short: String = key.to_string().chars().take(8).collect();
+    let name = format!("tallystick authority {short}");
+    let mut params = params(&name, serial, CA_LIFE_SECONDS, now);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
 fn params(
     name: &str,
     mut serial: [u8; 16],
@@ -261,7 +309,7 @@ fn params(
     let at = |seconds| date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(seconds);
     let mut params = CertificateParams::default();
     params.serial_number = Some(SerialNumber::from_slice(&serial));
-    params.not_before = at(now.saturating_sub(BACKDATED_SECONDS));
+    params.not_before = at(now.saturating_sub(BACKDATED_SECONDS.min(life_seconds / 10)));
     params.not_after = at(now.saturating_add(life_seconds));
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);

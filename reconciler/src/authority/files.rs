@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
@@ -28,6 +29,15 @@ pub(super) fn finish_folder(half_made: &Path, place: &Path) -> Result<(), Author
     sync_folder(half_made)?;
     fs::rename(half_made, place).map_err(failed("rename to", place))?;
     place.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Puts a finished folder in the place of the one there, at one stroke; that one is removed.
+pub(super) fn exchange_folder(half_made: &Path, place: &Path) -> Result<(), AuthorityError> {
+    sync_folder(half_made)?;
+    let exchanged = renameat_with(CWD, half_made, CWD, place, RenameFlags::EXCHANGE);
+    exchanged.map_err(|errno| failed("exchange", place)(errno.into()))?;
+    place.parent().map_or(Ok(()), sync_folder)?;
+    fs::remove_dir_all(half_made).map_err(failed("remove", half_made))
 }
 
 /// A new file, mode 0600, on disk when this returns.
@@ -82,7 +92,7 @@ pub(super) fn certificate(path: &Path) -> Result<CertificateDer<'static>, Author
         .map_err(|_| AuthorityError::Content(path.to_owned(), "a certificate (PEM)"))
 }
 
-fn sync_folder(path: &Path) -> Result<(), AuthorityError> {
+pub(super) fn sync_folder(path: &Path) -> Result<(), AuthorityError> {
     File::open(path)
         .and_then(|folder| folder.sync_all())
         .map_err(failed("sync", path))

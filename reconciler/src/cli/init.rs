@@ -27,12 +27,13 @@ impl Init {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<()> {
         let data = &common.data;
         self.refuse(common)?;
-        let token = init::init(data, &actor(), clock::now())
+        let lives = common.load()?.lives;
+        let token = init::init_with(data, lives, &actor(), clock::now())
             .await
             .with_context(|| format!("make {} ready", data.display()))?;
         // The token is told whatever comes next: nobody can ask for it again.
         let configured = self.configure(data);
-        let fingerprint = Authority::open(data, clock::now())?
+        let fingerprint = Authority::open_with(data, lives, clock::now())?
             .ca_fingerprint()
             .to_string();
         let output = Output { json: common.json };

@@ -1,17 +1,23 @@
-//! `node list|show|ban|retire`.
+//! `node list|show|config|ban|retire`.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
 use clap::Subcommand;
 use serde::Serialize;
+use tallystick_common::ids::Hash;
 use tallystick_common::time::Timestamp;
 
 use super::Session;
 use super::output::{duration, say, sheet, table_of};
 use crate::api::nodes::{NodeView, RefusalView, SegmentView};
 use crate::catalog::change::{known_node, set_node_state};
+use crate::catalog::settings::set_node_settings;
 use crate::clock;
 use crate::overview::{NodeToday, figures};
 use crate::store::inspect;
 use crate::store::nodes::{self, Node, NodeState};
+use crate::store::settings;
 use crate::store::{Connection, StoreError};
 
 const FIELDS: [&str; 7] = [
@@ -36,6 +42,17 @@ pub(super) enum NodeCommand {
     Show {
         /// Id or name.
         node: String,
+    },
+    /// How a node meters: show what is set and what it says is in force, or set it.
+    Config {
+        /// Id or name.
+        node: String,
+        /// TOML with any of sample_seconds, seal_seconds, [cgroups], [interfaces], [filesystems]; each
+        /// replaces the node's own. `-` reads standard input.
+        file: Option<PathBuf>,
+        /// Leave everything to the node's own configuration again.
+        #[arg(long, conflicts_with = "file")]
+        clear: bool,
     },
     /// Take nothing from a node any more.
     Ban {
@@ -76,6 +93,9 @@ impl NodeCommand {
         let node = match self {
             Self::List => return list(session).await,
             Self::Show { node } => return show(session, &node, now).await,
+            Self::Config { node, file, clear } => {
+                return configure(session, &node, file, clear, now).await;
+            }
             Self::Ban { node, reason } => {
                 let state = NodeState::Banned { at: now, reason };
                 set_node_state(store, &node, state, &session.actor, now).await?
@@ -87,6 +107,64 @@ impl NodeCommand {
         };
         session.output.one(&NodeView::from(node), &FIELDS)
     }
+}
+
+/// What is set for a node, and what it says of it.
+#[derive(Debug, Serialize)]
+struct ConfigView {
+    version: u64,
+    document: String,
+    in_force: Option<u64>,
+    digest: Option<Hash>,
+    problem: Option<String>,
+    told_at: Option<Timestamp>,
+}
+
+async fn configure(
+    session: &Session,
+    node: &str,
+    file: Option<PathBuf>,
+    clear: bool,
+    now: Timestamp,
+) -> anyhow::Result<()> {
+    let document = match file {
+        None if clear => Some(String::new()),
+        None => None,
+        Some(path) => Some(read_document(&path)?),
+    };
+    if let Some(document) = document {
+        set_node_settings(&session.store, node, &document, &session.actor, now).await?;
+    }
+    let mut tx = session.store.read().await?;
+    let node = known_node(&mut tx, node).await?;
+    let set = settings::of(&mut tx, node.id).await?;
+    let told = settings::told(&mut tx, node.row).await?;
+    let (version, document) = set.map_or((0, String::new()), |set| (set.version, set.document));
+    let told_at = told.as_ref().map(|told| told.at);
+    let told = told.map(|told| told.in_force);
+    let view = ConfigView {
+        version,
+        document,
+        in_force: told.as_ref().map(|told| told.settings),
+        digest: told.as_ref().map(|told| told.digest),
+        problem: told.and_then(|told| told.problem),
+        told_at,
+    };
+    let fields = ["version", "in_force", "digest", "problem", "told_at"];
+    session.output.one(&view, &fields)?;
+    if session.output.json || view.document.is_empty() {
+        return Ok(());
+    }
+    say(&format!("\n{}", view.document))
+}
+
+fn read_document(path: &Path) -> anyhow::Result<String> {
+    let read = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(path)
+    };
+    read.with_context(|| format!("read the settings {}", path.display()))
 }
 
 async fn list(session: &Session) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Common;
 use super::output::{Output, say, sheet};
 use crate::run::{Ready, run};
+use crate::service::Notifier;
 
 /// Serve agents, API and console until SIGTERM or Ctrl-C.
 #[derive(Debug, Args)]
@@ -34,8 +35,13 @@ impl Serve {
             }
         };
         let output = Output { json: common.json };
-        // Whoever does not read these lines is served all the same.
-        let ready = |ready: Ready| drop(announce(output, &ready));
+        let notifier = Notifier::of_environment();
+        let (told, shutdown) = (notifier.clone(), notifier.told_of(shutdown));
+        let ready = move |ready: Ready| {
+            // Whoever does not read these lines is served all the same.
+            drop(announce(output, &ready));
+            told.ready(&ready);
+        };
         Ok(run(&config, ready, shutdown).await?)
     }
 }

@@ -37,7 +37,8 @@ impl Token {
             addresses.clone_from(&session.config.addresses);
         }
         let now = clock::now();
-        let authority = Authority::open(&session.config.data, now)?;
+        let config = &session.config;
+        let authority = Authority::open_with(&config.data, config.lives, now)?;
         let token =
             join::create(&authority, &session.store, addresses, &note, expires, now).await?;
         let mut tx = session.store.write().await?;
@@ -71,21 +72,7 @@ pub(super) fn address(text: &str) -> Result<String, String> {
 }
 
 fn life(text: &str) -> Result<Micros, String> {
-    let wrong = || "write a number from 1 on and s, m, h or d, such as 24h".to_owned();
-    let unit = text.chars().last().ok_or_else(wrong)?;
-    let number: u64 = text[..text.len() - unit.len_utf8()]
-        .parse()
-        .ok()
-        .filter(|number| *number > 0)
-        .ok_or_else(wrong)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return Err(wrong()),
-    };
-    Ok(Micros::from_seconds(number.saturating_mul(seconds)))
+    crate::config::life_seconds(text).map(Micros::from_seconds)
 }
 
 #[cfg(test)]

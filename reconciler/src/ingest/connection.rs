@@ -7,7 +7,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quinn::{Connection, SendStream, VarInt};
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::keys::{KeyRing, PublicKey};
 use tallystick_common::wire::{
@@ -18,9 +17,10 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use self::answering::Receipts;
 use self::reading::Reading;
 use super::Services;
+use super::bulletin::Bulletin;
 use super::intake::{RefusedBytes, Stopped};
 use super::listener::FIRST_MESSAGE_WITHIN;
-use super::peer::{self, Reader};
+use super::peer::{Line, Reader, Sender, Wire};
 use super::session::{Replies, Shown, judge_hello, judge_peer, judge_read, refused};
 use super::strangers::StrangerReason;
 use crate::store::nodes::{self, Node};
@@ -60,20 +60,22 @@ const FAILED: End = End {
 
 /// Serves one connection of a node to its end.
 pub(super) async fn serve(
-    connection: Connection,
+    line: Line,
+    wire: Wire,
     node: NodeId,
     tls_key: PublicKey,
     services: Arc<Services>,
     shutdown: watch::Receiver<bool>,
 ) {
-    let peer = connection.remote_address();
+    let peer = line.from;
     let shown = Shown { node, tls_key };
-    let Some((send, mut reader)) = open_stream(&connection).await else {
+    let opened = tokio::time::timeout(FIRST_MESSAGE_WITHIN, wire.open()).await;
+    let Some((send, mut reader)) = opened.ok().flatten() else {
         services.stranger(peer, StrangerReason::Slow, "a node opened no stream");
-        return connection.close(VarInt::from_u32(CloseCode::Slow as u32), b"too slow");
+        return line.cut(CloseCode::Slow, "too slow");
     };
     let mut talk = Talk {
-        connection,
+        line,
         services,
         peer,
         shown,
@@ -85,12 +87,6 @@ pub(super) async fn serve(
         Err(Parting::Gone) => {}
         Err(Parting::Failed) => talk.end(FAILED).await,
     }
-}
-
-async fn open_stream(connection: &Connection) -> Option<(SendStream, Reader)> {
-    let opened = tokio::time::timeout(FIRST_MESSAGE_WITHIN, connection.accept_bi()).await;
-    let (send, recv) = opened.ok()?.ok()?;
-    Some((send, Reader::new(recv)))
 }
 
 /// Why there was no welcome.
@@ -115,6 +111,7 @@ impl From<Stopped> for Parting {
 
 /// What `Hello` and the store said.
 struct Open {
+    version: u16,
     stream: StreamId,
     keys: KeyRing,
     position: Position,
@@ -122,11 +119,11 @@ struct Open {
 
 /// One connection and what it works with.
 struct Talk {
-    connection: Connection,
+    line: Line,
     services: Arc<Services>,
     peer: SocketAddr,
     shown: Shown,
-    send: SendStream,
+    send: Sender,
 }
 
 impl Talk {
@@ -160,12 +157,13 @@ impl Talk {
             position,
             epoch: self.services.store.epoch(),
             window: DEFAULT_WINDOW,
-            receipt_keys: vec![self.services.authority.receipt_certificate().clone()],
+            receipt_keys: self.services.authority.receipt_certificates(),
         };
-        let sent = peer::send(&mut self.send, &Message::Welcome(welcome)).await;
+        let sent = self.send.send(&Message::Welcome(welcome)).await;
         sent.map_err(|_| Parting::Gone)?;
         tracing::debug!(node.id = %self.shown.node, peer = %self.peer, "welcomed a node");
         Ok(Open {
+            version: judged,
             stream: hello.stream,
             keys,
             position,
@@ -216,12 +214,12 @@ impl Talk {
     }
 
     async fn part(mut self, refused: Refused) {
-        let _ = peer::send(&mut self.send, &Message::Refused(refused)).await;
+        let _ = self.send.send(&Message::Refused(refused)).await;
         self.end(REFUSED).await;
     }
 
     async fn end(self, end: End) {
-        peer::close(&self.connection, self.send, end.code, end.why).await;
+        self.send.close(&self.line, end.code, end.why).await;
     }
 
     /// Segments in, receipts out, until something ends it.
@@ -238,13 +236,15 @@ impl Talk {
             peer: self.peer,
             node: self.shown.node,
             stream: open.stream,
+            version: open.version,
             keys: open.keys,
             room: Arc::new(Semaphore::new(UNCOMMITTED_BYTES as usize)),
             tickets,
         };
         let end = {
             let replies = Replies::new(held(&open.position));
-            let answer = answering::run(&receipts, replies, &mut self.send, &mut due);
+            let bulletin = Bulletin::new(&self.services, self.shown.node, open.version);
+            let answer = answering::run(&receipts, replies, bulletin, &mut self.send, &mut due);
             let read = reading.run(&mut reader, shutdown);
             tokio::pin!(read, answer);
             // Answering ends first when something was refused; what was read is with commit already.

@@ -1,6 +1,7 @@
-//! The QUIC endpoint: one UDP socket, TLS 1.3 for enrolled nodes and for those that want to be.
+//! The sockets: UDP for QUIC, and TCP of the same address for where UDP is blocked; TLS 1.3 on both, for
+//! enrolled nodes and for those that want to be.
 //!
-//! Owns TLS, transport limits and the socket's buffer. Who may do what after the handshake is
+//! Owns TLS, transport limits and the sockets' settings. Who may do what after the handshake is
 //! decided in `listener`.
 
 use std::net::{SocketAddr, UdpSocket};
@@ -9,13 +10,14 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{IdleTimeout, TokioRuntime, TransportConfig, VarInt};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use socket2::{Domain, Protocol, Socket, Type};
-use tallystick_common::wire::{ALPN_ENROLL, ALPN_INGEST};
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tallystick_common::wire::{ALPN_ENROLL, ALPN_INGEST, ALPN_RENEW};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::reset;
 use crate::authority::Authority;
+use crate::authority::tls::provider;
 
 /// Wanted size of the UDP receive buffer: the kernel's default loses packets under load.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
@@ -37,6 +39,14 @@ pub enum EndpointError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The same, of TCP.
+    #[error("listen on TCP {address}: {error}: choose another address or stop what listens there")]
+    ListenTcp {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// The authority's certificates cannot be used for TLS.
     #[error("set up TLS: {0}")]
     Tls(String),
@@ -47,7 +57,9 @@ pub enum EndpointError {
 /// # Errors
 /// When the address cannot be listened on, or the certificates do not fit.
 pub fn open(address: SocketAddr, authority: &Authority) -> Result<quinn::Endpoint, EndpointError> {
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto(authority)?));
+    let crypto = QuicServerConfig::try_from(tls(authority)?)
+        .map_err(|error| EndpointError::Tls(error.to_string()))?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(Arc::new(transport()));
     config
         .max_incoming(1 << 10)
@@ -64,28 +76,59 @@ pub fn open(address: SocketAddr, authority: &Authority) -> Result<quinn::Endpoin
     .map_err(failed)
 }
 
-/// A client certificate is asked for and, if shown, must be ours: enrolment has none yet.
-fn crypto(authority: &Authority) -> Result<QuicServerConfig, EndpointError> {
-    let failed = |error: &dyn std::fmt::Display| EndpointError::Tls(error.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(authority.ca_certificate().clone())
-        .map_err(|error| failed(&error))?;
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| failed(&error))?;
-    let (chain, key) = authority.server();
-    let mut config = ServerConfig::builder_with_provider(provider)
+/// TLS of both sockets. A client certificate is asked for and, if shown, must be ours: enrolment has
+/// none yet.
+///
+/// # Errors
+/// When TLS 1.3 cannot be had.
+pub fn tls(authority: &Authority) -> Result<ServerConfig, EndpointError> {
+    let shown = Arc::new(authority.handshakes());
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| failed(&error))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| failed(&error))?;
-    config.alpn_protocols = vec![ALPN_INGEST.to_vec(), ALPN_ENROLL.to_vec()];
-    QuicServerConfig::try_from(config).map_err(|error| failed(&error))
+        .map_err(|error| EndpointError::Tls(error.to_string()))?
+        .with_client_cert_verifier(Arc::clone(&shown) as _)
+        .with_cert_resolver(shown);
+    config.alpn_protocols = [ALPN_INGEST, ALPN_ENROLL, ALPN_RENEW]
+        .map(<[u8]>::to_vec)
+        .to_vec();
+    Ok(config)
+}
+
+/// Listens on the TCP port of the same number.
+///
+/// # Errors
+/// When it cannot be listened on.
+pub fn open_tcp(address: SocketAddr) -> Result<TcpListener, EndpointError> {
+    let failed = |error| EndpointError::ListenTcp { address, error };
+    let listen = || {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        if address.is_ipv6() && address.ip().is_unspecified() {
+            socket.set_only_v6(false)?;
+        }
+        // A restart must not wait for what the last process left in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1 << 10)?;
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket.into())
+    };
+    listen().map_err(failed)
+}
+
+/// Lets the kernel find out, within a minute, that a peer is gone.
+pub(super) fn keep_alive(stream: &TcpStream) {
+    let alive = TcpKeepalive::new()
+        .with_time(IDLE / 4)
+        .with_interval(IDLE / 4)
+        .with_retries(3);
+    let socket = SockRef::from(stream);
+    // Without it a dead peer holds its place until the node's next connections push it out.
+    let _ = socket.set_tcp_keepalive(&alive);
+    let _ = stream.set_nodelay(true);
 }
 
 /// One long-lived stream per connection is all the protocol uses.

@@ -72,7 +72,7 @@ pub async fn enroll(
         record,
         certificates: vec![certificate.to_vec()],
         ca: authority.ca_certificate().to_vec(),
-        receipt_keys: vec![authority.receipt_certificate().clone()],
+        receipt_keys: vec![authority.trust(&[]).receipt_keys.swap_remove(0)],
         addresses: addresses.to_vec(),
     })
 }

@@ -6,45 +6,46 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quinn::{Connection, VarInt};
 use tallystick_common::ids::NodeId;
 use tallystick_common::wire::CloseCode;
+
+use super::peer::Line;
 
 /// Connections one node may have open.
 const PER_NODE: usize = 4;
 
 /// Open connections by node.
 #[derive(Debug, Default)]
-pub(super) struct Guests(Mutex<HashMap<NodeId, VecDeque<Connection>>>);
+pub(super) struct Guests(Mutex<HashMap<NodeId, VecDeque<Line>>>);
 
 /// A place among them, given up when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     guests: Arc<Guests>,
     node: NodeId,
-    id: usize,
+    id: (bool, usize),
 }
 
 impl Guests {
-    /// Takes a place for `connection`; the oldest of too many is closed.
-    pub(super) fn admit(guests: &Arc<Self>, node: NodeId, connection: &Connection) -> Place {
+    /// Takes a place for a connection; the oldest of too many is closed.
+    pub(super) fn admit(guests: &Arc<Self>, node: NodeId, line: &Line) -> Place {
         let mut by_node = guests.lock();
         let open = by_node.entry(node).or_default();
-        open.push_back(connection.clone());
+        open.push_back(line.clone());
         if open.len() > PER_NODE
             && let Some(oldest) = open.pop_front()
         {
-            let why = b"a newer connection of this node took its place";
-            oldest.close(VarInt::from_u32(CloseCode::TooMany as u32), why);
+            let why = "a newer connection of this node took its place";
+            oldest.cut(CloseCode::TooMany, why);
         }
         Place {
             guests: Arc::clone(guests),
             node,
-            id: connection.stable_id(),
+            id: line.id(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, VecDeque<Connection>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, VecDeque<Line>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -53,7 +54,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut by_node = self.guests.lock();
         if let Some(open) = by_node.get_mut(&self.node) {
-            open.retain(|connection| connection.stable_id() != self.id);
+            open.retain(|line| line.id() != self.id);
             if open.is_empty() {
                 by_node.remove(&self.node);
             }

@@ -7,21 +7,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, Endpoint, Incoming, VarInt};
-use rustls::pki_types::CertificateDer;
+use quinn::{Endpoint, Incoming, VarInt};
 use tallystick_common::ids::NodeId;
-use tallystick_common::wire::{ALPN_ENROLL, CloseCode, FrameKind, Message, RefusalReason};
+use tallystick_common::keys::PublicKey;
+use tallystick_common::wire::{
+    ALPN_ENROLL, ALPN_INGEST, ALPN_RENEW, CloseCode, FrameKind, Message, RefusalReason,
+};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::endpoint::{self, EndpointError};
 use super::enroll::{EnrollError, enroll};
 use super::guests::Guests;
-use super::peer::{self, Reader};
+use super::peer::{Line, Reader, Sender, Wire};
+use super::renew;
 use super::strangers::StrangerReason;
 use super::{Services, connection};
-use crate::authority::node_of;
+use crate::authority::{last_second, node_of};
 
 /// How long a handshake may take.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -29,28 +33,51 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 pub(super) const FIRST_MESSAGE_WITHIN: Duration = Duration::from_secs(10);
 /// How long sessions have for their last receipts when the server stops.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// How many free UDP ports are tried until one's TCP port is free too.
+const PORTS_TRIED: usize = 20;
+/// How long nothing is taken over TCP after the system could not give a socket.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The listening side of ingest and enrolment.
-#[derive(Debug)]
 pub struct Listener {
     endpoint: Endpoint,
+    tcp: TcpListener,
+    acceptor: TlsAcceptor,
     services: Arc<Services>,
     guests: Arc<Guests>,
     address: SocketAddr,
 }
 
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Listener(at {})", self.address)
+    }
+}
+
 impl Listener {
-    /// Opens the UDP port (0: a free one).
+    /// Opens the UDP port (0: a free one) and the TCP port of the same number.
     ///
     /// # Errors
     /// When the address cannot be listened on.
     pub fn open(address: SocketAddr, services: Arc<Services>) -> Result<Self, EndpointError> {
-        let endpoint = endpoint::open(address, &services.authority)?;
-        let address = endpoint
-            .local_addr()
-            .map_err(|error| EndpointError::Listen { address, error })?;
+        let mut tries = if address.port() == 0 { PORTS_TRIED } else { 1 };
+        let (endpoint, tcp, address) = loop {
+            let endpoint = endpoint::open(address, &services.authority)?;
+            let bound = endpoint
+                .local_addr()
+                .map_err(|error| EndpointError::Listen { address, error })?;
+            tries -= 1;
+            match endpoint::open_tcp(bound) {
+                Ok(tcp) => break (endpoint, tcp, bound),
+                Err(_) if tries > 0 => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let tls = endpoint::tls(&services.authority)?;
         Ok(Self {
             endpoint,
+            tcp,
+            acceptor: TlsAcceptor::from(Arc::new(tls)),
             services,
             guests: Arc::default(),
             address,
@@ -77,8 +104,16 @@ impl Listener {
                     Some(incoming) => self.take(incoming, &mut tasks, &for_tasks),
                     None => break,
                 },
+                (stream, from) = accept_tcp(&self.tcp) => {
+                    self.take_tcp(stream, from, &mut tasks, &for_tasks);
+                }
             }
         }
+        self.stop(tasks).await;
+    }
+
+    async fn stop(self, mut tasks: JoinSet<()>) {
+        drop(self.tcp);
         self.endpoint.set_server_config(None);
         let drained = async {
             while let Some(ended) = tasks.join_next().await {
@@ -106,7 +141,44 @@ impl Listener {
             let _ = incoming.retry();
         } else {
             let (services, guests) = (Arc::clone(&self.services), Arc::clone(&self.guests));
-            tasks.spawn(serve(incoming, services, guests, shutdown.clone()));
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                if let Some((line, wire)) = handshake(incoming, &services).await {
+                    serve(line, wire, services, guests, shutdown).await;
+                }
+            });
+        }
+    }
+
+    fn take_tcp(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+        tasks: &mut JoinSet<()>,
+        shutdown: &watch::Receiver<bool>,
+    ) {
+        if tasks.len() >= self.services.connections_max {
+            return self.services.stranger(from, StrangerReason::TooMany, "");
+        }
+        let (services, guests) = (Arc::clone(&self.services), Arc::clone(&self.guests));
+        let (acceptor, shutdown) = (self.acceptor.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            endpoint::keep_alive(&stream);
+            if let Some((line, wire)) = handshake_tcp(stream, from, &acceptor, &services).await {
+                serve(line, wire, services, guests, shutdown).await;
+            }
+        });
+    }
+}
+
+async fn accept_tcp(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a TCP connection was not taken");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
@@ -119,103 +191,147 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 async fn serve(
-    incoming: Incoming,
+    line: Line,
+    wire: Wire,
     services: Arc<Services>,
     guests: Arc<Guests>,
     shutdown: watch::Receiver<bool>,
 ) {
-    let from = incoming.remote_address();
-    let Some(connection) = handshake(incoming, from, &services).await else {
-        return;
-    };
-    if protocol(&connection).as_deref() == Some(ALPN_ENROLL) {
-        return serve_enrolment(&connection, &services).await;
+    let protocol = line.protocol.clone();
+    match protocol.as_deref() {
+        Some(ALPN_ENROLL) => return serve_enrolment(&line, wire, &services).await,
+        Some(ALPN_RENEW | ALPN_INGEST) => {}
+        // QUIC never comes here; over TLS a client may name no protocol at all.
+        _ => return services.stranger(line.from, StrangerReason::Handshake, "no protocol named"),
     }
-    match identity(&connection) {
-        Some((node, tls_key)) => {
-            let _place = Guests::admit(&guests, node, &connection);
-            connection::serve(connection, node, tls_key, services, shutdown).await;
-        }
-        None => {
-            services.stranger(from, StrangerReason::NoCertificate, "");
-            let why = b"this protocol needs a node's certificate; enrol first";
-            connection.close(VarInt::from_u32(CloseCode::Refused as u32), why);
+    let Some((node, tls_key)) = line.certificate.as_ref().and_then(node_of) else {
+        services.stranger(line.from, StrangerReason::NoCertificate, "");
+        let why = "this protocol needs a node's certificate; enrol first";
+        return part(&line, wire, CloseCode::Refused, why).await;
+    };
+    if protocol.as_deref() == Some(ALPN_RENEW) {
+        return renew::serve(&line, wire, node, tls_key, &services).await;
+    }
+    if has_expired(&line, &services) {
+        services.stranger(line.from, StrangerReason::Certificate, "expired");
+        let why = "the node's certificate has expired; renew it";
+        return part(&line, wire, CloseCode::Expired, why).await;
+    }
+    let _place = Guests::admit(&guests, node, &line);
+    serve_node(line, wire, node, tls_key, services, shutdown).await;
+}
+
+async fn serve_node(
+    line: Line,
+    wire: Wire,
+    node: NodeId,
+    tls_key: PublicKey,
+    services: Arc<Services>,
+    shutdown: watch::Receiver<bool>,
+) {
+    let held = line.clone();
+    tokio::select! {
+        () = held.is_cut() => {}
+        () = connection::serve(line, wire, node, tls_key, services, shutdown) => {}
+    }
+}
+
+fn has_expired(line: &Line, services: &Services) -> bool {
+    let last = line.certificate.as_ref().map(last_second);
+    let now = services.now().as_micros() / tallystick_common::time::SECOND_US;
+    !matches!(last, Some(Ok(last)) if now <= last)
+}
+
+/// Says the one word before the end; over QUIC the peer's stream is not waited for.
+async fn part(line: &Line, wire: Wire, code: CloseCode, why: &str) {
+    match wire {
+        Wire::Quic(_) => line.cut(code, why),
+        tcp @ Wire::Tcp(_) => {
+            if let Some((sender, _)) = tcp.open().await {
+                sender.close(line, code, why).await;
+            }
         }
     }
 }
 
-async fn handshake(
-    incoming: Incoming,
-    from: SocketAddr,
-    services: &Services,
-) -> Option<Connection> {
+async fn handshake(incoming: Incoming, services: &Services) -> Option<(Line, Wire)> {
+    let from = incoming.remote_address();
     let accepted = async { incoming.accept()?.await };
-    let (reason, detail) = match tokio::time::timeout(HANDSHAKE_WITHIN, accepted).await {
-        Ok(Ok(connection)) => return Some(connection),
-        Ok(Err(error)) => {
-            let text = error.to_string();
-            let certificate = text.contains("certificate") || text.contains("UnknownIssuer");
-            let reason = if certificate {
-                StrangerReason::Certificate
-            } else {
-                StrangerReason::Handshake
-            };
-            (reason, text)
+    match tokio::time::timeout(HANDSHAKE_WITHIN, accepted).await {
+        Ok(Ok(connection)) => {
+            return Some((Line::quic(connection.clone()), Wire::Quic(connection)));
         }
-        Err(_) => (StrangerReason::Slow, "handshake".to_owned()),
-    };
-    services.stranger(from, reason, &detail);
+        Ok(Err(error)) => failed(from, &error.to_string(), services),
+        Err(_) => services.stranger(from, StrangerReason::Slow, "handshake"),
+    }
     None
 }
 
-fn protocol(connection: &Connection) -> Option<Vec<u8>> {
-    connection
-        .handshake_data()?
-        .downcast::<HandshakeData>()
-        .ok()?
-        .protocol
+async fn handshake_tcp(
+    stream: TcpStream,
+    from: SocketAddr,
+    acceptor: &TlsAcceptor,
+    services: &Services,
+) -> Option<(Line, Wire)> {
+    match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            return Some((Line::tcp(from, &stream), Wire::Tcp(Box::new(stream))));
+        }
+        Ok(Err(error)) => failed(from, &error.to_string(), services),
+        Err(_) => services.stranger(from, StrangerReason::Slow, "handshake"),
+    }
+    None
 }
 
-/// The node whose certificate the peer showed; TLS has checked that our CA issued it.
-fn identity(connection: &Connection) -> Option<(NodeId, tallystick_common::keys::PublicKey)> {
-    let chain = connection
-        .peer_identity()?
-        .downcast::<Vec<CertificateDer<'static>>>()
-        .ok()?;
-    node_of(chain.first()?)
+fn failed(from: SocketAddr, error: &str, services: &Services) {
+    let certificate = error.contains("certificate") || error.contains("UnknownIssuer");
+    let reason = if certificate {
+        StrangerReason::Certificate
+    } else {
+        StrangerReason::Handshake
+    };
+    services.stranger(from, reason, error);
 }
 
-async fn serve_enrolment(connection: &Connection, services: &Services) {
-    let from = connection.remote_address();
+/// The first message of a peer that may say only one, and where the answer goes.
+pub(super) async fn only_message(
+    line: &Line,
+    wire: Wire,
+    kind: FrameKind,
+    services: &Services,
+) -> Option<(Sender, Message)> {
     let opened = tokio::time::timeout(FIRST_MESSAGE_WITHIN, async {
-        let (send, recv) = connection.accept_bi().await.ok()?;
-        let mut reader = Reader::new(recv);
-        Some((send, reader.next_of(FrameKind::Enroll).await))
+        let (sender, mut reader): (Sender, Reader) = wire.open().await?;
+        Some((sender, reader.next_of(kind).await))
     });
-    let (mut send, message) = match opened.await {
-        Ok(Some(opened)) => opened,
-        Ok(None) => return,
+    match opened.await {
+        Ok(Some((sender, Ok(message)))) => Some((sender, message)),
+        Ok(Some((sender, Err(error)))) => {
+            let detail = error.to_string();
+            services.stranger(line.from, StrangerReason::Malformed, &detail);
+            sender.close(line, CloseCode::Refused, &detail).await;
+            None
+        }
+        Ok(None) => None,
         Err(_) => {
-            services.stranger(from, StrangerReason::Slow, "enrolment request");
-            return connection.close(VarInt::from_u32(CloseCode::Slow as u32), b"too slow");
+            services.stranger(line.from, StrangerReason::Slow, "first message");
+            line.cut(CloseCode::Slow, "too slow");
+            None
         }
+    }
+}
+
+async fn serve_enrolment(line: &Line, wire: Wire, services: &Services) {
+    let Some((mut sender, message)) = only_message(line, wire, FrameKind::Enroll, services).await
+    else {
+        return;
     };
-    let (answer, code) = match message {
-        Ok(Message::Enroll(request)) => answer_enrolment(services, from, &request).await,
-        other => {
-            let detail = other
-                .err()
-                .map(|error| error.to_string())
-                .unwrap_or_default();
-            services.stranger(from, StrangerReason::Malformed, &detail);
-            return connection.close(
-                VarInt::from_u32(CloseCode::Refused as u32),
-                detail.as_bytes(),
-            );
-        }
+    let Message::Enroll(request) = message else {
+        return;
     };
-    if peer::send(&mut send, &answer).await.is_ok() {
-        peer::close(connection, send, code, "answered").await;
+    let (answer, code) = answer_enrolment(services, line.from, &request).await;
+    if sender.send(&answer).await.is_ok() {
+        sender.close(line, code, "answered").await;
     }
 }
 

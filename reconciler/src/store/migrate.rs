@@ -24,6 +24,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "billing",
         include_str!("../../migrations/0002_billing.sql"),
     ),
+    (
+        3,
+        "settings",
+        include_str!("../../migrations/0003_settings.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.

@@ -2,7 +2,7 @@ use tallystick_common::meter::Meter;
 use tallystick_common::reading::Quality;
 use tallystick_common::segment::Basis;
 
-use super::super::world::{SECOND, World, app, at};
+use super::super::world::{SECOND, World, app, at, settings};
 use super::*;
 
 const COUNT: Meter = Meter::APP_COUNT;
@@ -54,6 +54,18 @@ fn a_kill_after_the_answer_loses_nothing_and_the_absence_is_unmeasured() {
     );
     let first = world.of(&requests(), COUNT).next().unwrap();
     assert_eq!(first.duration(), Micros(2 * SECOND), "up to the report");
+}
+
+#[test]
+fn a_reload_neither_refuses_nor_doubts_what_is_reported() {
+    let mut world = World::new();
+    world.report("requests", 9).unwrap();
+    world.seal();
+    world.accrual.reconfigure(settings());
+    world.report("requests", 1).unwrap();
+    world.tick();
+    world.seal();
+    assert_eq!(qualities(&world), [(10, Quality::Exact)]);
 }
 
 #[test]

@@ -27,11 +27,11 @@ fn position(next: u64) -> Position {
 }
 
 fn party() -> Party {
-    let (node, stream, ca) = (NODE, STREAM, ca().public());
+    let (node, stream, authorities) = (NODE, STREAM, vec![ca().public()]);
     Party {
         node,
         stream,
-        ca,
+        authorities,
         receipt_keys: vec![],
         software: "test".to_owned(),
     }

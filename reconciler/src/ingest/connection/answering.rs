@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use quinn::SendStream;
 use tallystick_common::failpoint;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::keys::Signed;
@@ -11,9 +10,11 @@ use tallystick_common::wire::{Message, Refused};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{DONE, End, FAILED, REFUSED};
+use crate::ingest::Services;
 use crate::ingest::admit::Verdict;
+use crate::ingest::bulletin::Bulletin;
+use crate::ingest::peer::{Gone, Sender};
 use crate::ingest::session::{Replies, Reply};
-use crate::ingest::{Services, peer};
 
 /// Something handed to commit, in the order of arrival.
 pub(super) struct Ticket {
@@ -44,7 +45,8 @@ pub(super) struct Receipts {
 pub(super) async fn run(
     receipts: &Receipts,
     mut replies: Replies,
-    send: &mut SendStream,
+    mut bulletin: Bulletin,
+    send: &mut Sender,
     due: &mut mpsc::Receiver<Ticket>,
 ) -> Option<End> {
     let mut waiting = None;
@@ -56,7 +58,15 @@ pub(super) async fn run(
             return Some(REFUSED);
         }
         if waiting.is_none() {
-            waiting = Some(due.recv().await?);
+            tokio::select! {
+                ticket = due.recv() => waiting = Some(ticket?),
+                () = bulletin.changed() => {
+                    if bulletin.speak(send).await.is_err() {
+                        return Some(DONE);
+                    }
+                    continue;
+                }
+            }
         }
         if settle(&mut replies, &mut waiting, due).await.is_err() {
             return Some(FAILED);
@@ -115,11 +125,7 @@ fn try_take(replies: &mut Replies, mut ticket: Ticket) -> Result<Option<Ticket>,
     }
 }
 
-async fn speak(
-    receipts: &Receipts,
-    replies: &mut Replies,
-    send: &mut SendStream,
-) -> Result<(), quinn::WriteError> {
+async fn speak(receipts: &Receipts, replies: &mut Replies, send: &mut Sender) -> Result<(), Gone> {
     while let Some(reply) = replies.poll() {
         match reply {
             Reply::Receipt {
@@ -130,7 +136,7 @@ async fn speak(
             } => {
                 let signed = receipts.sign(seq, hash, since, quarantined);
                 failpoint!("reconciler.receipt.signed");
-                peer::send(send, &Message::Receipt(signed)).await?;
+                send.send(&Message::Receipt(signed)).await?;
                 failpoint!("reconciler.receipt.sent");
             }
             Reply::Refused(refused) => {
@@ -140,7 +146,7 @@ async fn speak(
                     detail = refused.detail,
                     "refused what a node sent"
                 );
-                peer::send(send, &Message::Refused(refused)).await?;
+                send.send(&Message::Refused(refused)).await?;
             }
         }
     }

@@ -9,7 +9,7 @@ use tallystick_common::keys::KeyRing;
 use tallystick_common::keys::PublicKey;
 use tallystick_common::seal::{SealedSegment, VerifiedSegment};
 use tallystick_common::segment::Purpose;
-use tallystick_common::wire::{Message, RefusalReason, Refused};
+use tallystick_common::wire::{InForce, Message, RefusalReason, Refused, VERSION_NOTICES};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::answering::{About, Ticket};
@@ -18,6 +18,7 @@ use crate::ingest::Services;
 use crate::ingest::intake::{RefusedBytes, Stopped};
 use crate::ingest::peer::Reader;
 use crate::ingest::session::{judge_read, judge_seal, refused};
+use crate::store::{StoreError, nodes, settings};
 
 /// What one connection's reading half works with.
 pub(super) struct Reading {
@@ -25,6 +26,7 @@ pub(super) struct Reading {
     pub(super) peer: SocketAddr,
     pub(super) node: NodeId,
     pub(super) stream: StreamId,
+    pub(super) version: u16,
     pub(super) keys: KeyRing,
     pub(super) room: Arc<Semaphore>,
     pub(super) tickets: mpsc::Sender<Ticket>,
@@ -45,6 +47,10 @@ impl Reading {
             };
             let taken = match arrived {
                 Ok(Message::Segment(bytes)) => self.take(bytes).await,
+                Ok(Message::InForce(in_force)) if self.version >= VERSION_NOTICES => {
+                    self.note(&in_force).await;
+                    Ok(())
+                }
                 Ok(other) => {
                     let detail = format!("a {:?} message out of turn", other.kind());
                     let said = refused(RefusalReason::Message, detail);
@@ -75,6 +81,30 @@ impl Reading {
                 self.issue(About::Segment(seq, hash, verdict), room).await
             }
             Err((said, bytes)) => self.keep(said, bytes, room).await,
+        }
+    }
+
+    /// Keeps what the node says it meters by. Losing it is no reason to lose the connection.
+    async fn note(&self, in_force: &InForce) {
+        let kept = async {
+            let store = &self.services.store;
+            let mut tx = store.read().await?;
+            let node = nodes::by_id(&mut tx, self.node).await?;
+            let Some(row) = node.map(|node| node.row) else {
+                return Ok(());
+            };
+            let before = settings::told(&mut tx, row).await?;
+            drop(tx);
+            if before.is_some_and(|told| told.in_force == *in_force) {
+                return Ok(());
+            }
+            let mut tx = store.write().await?;
+            settings::note(&mut tx, row, in_force, self.services.now()).await?;
+            tx.commit().await.map_err(StoreError::from)
+        };
+        let kept: Result<(), StoreError> = kept.await;
+        if let Err(error) = kept {
+            tracing::error!(%error, node.id = %self.node, "what a node has in force was not kept");
         }
     }
 
