@@ -17,6 +17,8 @@
 //! | sampling starved for more than two periods | interpolated | lower of both levels; unmeasured beyond ten |
 //! | reboot | register closes at its last reading | the same |
 //!
+//! What applications report has no source to be read again and rules of its own: see [`application`].
+//!
 //! Rounding: integrals add up byte-microseconds and carry what is below a byte-second to the next
 //! interval, so a register is never more than one byte-second below the truth, and never above.
 
@@ -30,6 +32,7 @@ use tallystick_common::time::{Micros, Timestamp};
 
 use crate::sample::{Identity, LastReading, Raw, Sample, SourceReading};
 
+pub mod application;
 mod births;
 mod checkpoint;
 mod draft;
@@ -37,6 +40,8 @@ mod other;
 mod register;
 mod step;
 
+use application::Applications;
+pub use application::{ReportError, Reported};
 use births::Births;
 pub use checkpoint::{Checkpoint, RestoreError};
 use other::Others;
@@ -106,6 +111,7 @@ pub struct Accrual {
     gaps: Vec<Gap>,
     births: Births,
     others: Others,
+    applications: Applications,
     labels: draft::Labels,
     next: RegisterId,
     refused: u64,
@@ -140,6 +146,7 @@ impl Accrual {
             gaps: Vec::new(),
             births: Births::default(),
             others: Others::default(),
+            applications: Applications::default(),
             labels: draft::Labels::default(),
             next: RegisterId(0),
             refused: 0,
@@ -149,8 +156,10 @@ impl Accrual {
     }
 
     /// Forgets every register: the stream is over, and no reading is carried into the next one. The
-    /// next sample opens all at the raw values present then, and time since the last is a gap.
+    /// next sample opens all at the raw values present then, and time since the last is a gap. What
+    /// applications reported goes on only where [`Self::carry_reported`] was asked to before.
     pub fn begin_stream(&mut self) {
+        self.applications.reported.clear();
         self.registers.clear();
         self.active.clear();
         self.others.clear();
@@ -188,6 +197,7 @@ impl Accrual {
             self.observe_source(source, &step, &mut inflow);
         }
         self.observe_others(&inflow, &step);
+        self.observe_applications(&step);
         self.finish_closing(&step);
         self.births.note(&sample.walks, sample.boot, step.to);
         self.clock = Some(Clock {
@@ -332,6 +342,7 @@ impl Accrual {
             .active
             .iter()
             .filter(|((workload, _), _)| workload.as_str() != WorkloadName::HOST_OTHER)
+            .filter(|(_, id)| !self.applications.reported.contains_key(*id))
             .filter_map(|(key, id)| {
                 let register = &self.registers[id];
                 let now = present.get(&(&key.0, key.1)).copied();

@@ -59,7 +59,7 @@ pub use survey::{JournalFile, Survey};
 
 use journal::{Durability, Journal};
 use rate::Rate;
-use record::{Checkpoint, Life, Mark, Record, SealedRecord, StateTrack};
+use record::{Checkpoint, Life, Mark, Record, SealedRecord, StateAt, StateForm, StateTrack};
 use reserve::{Need, Reserve};
 use store::{Store, StoreError};
 
@@ -201,14 +201,15 @@ impl Buffer {
         Ok(())
     }
 
-    /// Takes the open registers between two seals, so that a crash does not lose what they know.
+    /// Takes the open registers between two seals, so that a crash does not lose what they know. Never out
+    /// of the reserve: that is for what cannot be given again.
     ///
     /// # Errors
     /// When the journal cannot be written.
     pub fn save_state(&mut self, state: &[u8]) -> Result<(), BufferError> {
-        self.rotate_if_due(Need::Seal)?;
+        self.rotate_if_due(Need::State)?;
         let state = self.state.form(self.mark.head.next, state);
-        self.journaled(&Record::State(state.clone()), Durability::Now, Need::Seal)?;
+        self.journaled(&Record::State(state.clone()), Durability::Now, Need::State)?;
         self.state.note(&state);
         self.with_store(|store, mark| store.set_mark(mark, Some(&state)));
         Ok(())
@@ -300,8 +301,8 @@ impl Buffer {
         Ok(found)
     }
 
-    /// Ends the stream and begins `stream`, with nothing sealed and no open registers; `after` is
-    /// what its first segment will name as its predecessor. What was not receipted of the old stream
+    /// Ends the stream and begins `stream`, with nothing sealed and `registers`, from one instant on; `after`
+    /// is what its first segment will name as its predecessor. What was not receipted of the old stream
     /// is moved to `ended/`.
     ///
     /// # Errors
@@ -310,6 +311,7 @@ impl Buffer {
         &mut self,
         stream: StreamId,
         after: Option<StreamPosition>,
+        registers: Option<&[u8]>,
     ) -> Result<(), BufferError> {
         let generation = self.mark.life.generation + 1;
         let mark = Mark::beginning(Life {
@@ -317,9 +319,13 @@ impl Buffer {
             stream,
             predecessor: after,
         });
+        let state = registers.map(|registers| StateAt {
+            at: mark.head.next,
+            form: StateForm::Full(registers.to_vec()),
+        });
         self.journal.rotate(Checkpoint {
             mark: mark.clone(),
-            state: None,
+            state: state.clone(),
         })?;
         let ended = self
             .dir
@@ -327,10 +333,14 @@ impl Buffer {
             .join(self.mark.life.stream.to_string());
         self.mark = mark;
         self.state = StateTrack::default();
+        state.iter().for_each(|state| self.state.note(state));
         self.rate = Rate::default();
         self.kept = Some(0);
         self.journal.move_elders(&ended)?;
-        self.with_store(Store::begin);
+        self.with_store(|store, mark| {
+            store.begin(mark)?;
+            store.set_mark(mark, state.as_ref())
+        });
         self.heads.send_replace(self.mark.head);
         Ok(())
     }

@@ -36,6 +36,22 @@
 //! [registers]
 //! limit = 10000                    # most open registers
 //!
+//! [intake]                         # what applications report of their own usage
+//! enabled = true
+//! # socket = "/run/tallystick/intake.sock"   # default: in $RUNTIME_DIRECTORY, else in the data folder
+//! mode = 0o660                     # of the socket
+//! # group = 990                    # of the socket, by number
+//! report_for_others = []           # users, by number, who may report for other workloads than their own
+//! meters = { include = ["*"], exclude = [] }   # names of application meters
+//! events = 100000                  # most events remembered, so as not to count one twice
+//! series = 10000                   # most series followed
+//!
+//! # [[scrape]]                       # Prometheus targets on loopback or a Unix socket; none by default
+//! # url = "http://127.0.0.1:9100/metrics"      # or "unix:/path/of.sock:/metrics"
+//! # interval_seconds = 60
+//! # workload = "exporter"
+//! # meters = [{ metric = "node_network_transmit_bytes_total", labels = { device = "eth0" }, meter = "sent", unit = "bytes" }]
+//!
 //! [labels]                         # on every workload of this node
 //! # rack = "b7"
 //! ```
@@ -53,10 +69,12 @@ use crate::accrue::Settings;
 
 mod central;
 mod check;
+pub mod intake;
 mod load;
 mod selection;
 
 pub use check::Problem;
+pub use intake::{IntakeSettings, Scrape};
 pub use load::ConfigError;
 pub use selection::{GlobError, Globs, Selection};
 
@@ -89,6 +107,10 @@ pub struct Config {
     pub buffer: BufferLimits,
     /// Limits of metering.
     pub registers: RegisterLimits,
+    /// What applications may report.
+    pub intake: IntakeSettings,
+    /// Targets that are asked for their counters.
+    pub scrape: Vec<Scrape>,
     /// What every workload of this node calls itself.
     pub labels: BTreeMap<String, String>,
 }
@@ -132,6 +154,8 @@ impl Default for Config {
             filesystems: Selection::new(&["**"], &[]),
             buffer: BufferLimits::default(),
             registers: RegisterLimits::default(),
+            intake: IntakeSettings::default(),
+            scrape: Vec::new(),
             labels: BTreeMap::new(),
         }
     }

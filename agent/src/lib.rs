@@ -1,7 +1,7 @@
 //! The agent: meters a node, seals its readings, and keeps them until they are receipted.
 //!
 //! The way of a reading is the order of the modules: `sample` → `accrue` → (seal, in `station`) →
-//! `buffer` → `ship`. `accrue` and the conversation in `ship` are pure; `sample` is the only user of
+//! `buffer` → `ship`. What applications report comes in by `intake`. `accrue` and the conversation in `ship` are pure; `sample` is the only user of
 //! sysinfo, /proc and /sys, `buffer` the only one of sled, `ship` the only one of quinn.
 
 pub mod accrue;
@@ -12,6 +12,7 @@ pub mod durable;
 pub mod figures;
 pub mod identity;
 pub mod inspect;
+pub mod intake;
 pub mod lock;
 pub mod metrics;
 pub mod run;

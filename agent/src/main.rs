@@ -15,9 +15,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
+use tallystick_agent::config::intake::AppUnit;
 use tallystick_agent::config::{Config, ConfigError};
 use tallystick_agent::identity::Identity;
 use tallystick_agent::inspect::{self, Verdict};
+use tallystick_agent::intake::report::Report;
 use tallystick_agent::lock::{DataLock, LockError};
 use tallystick_agent::run::{self, RunError};
 use tallystick_agent::sample::{Note, Sampler};
@@ -87,6 +89,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Report usage of an application to the running agent; done when it is durable.
+    Report {
+        /// What is counted, for example `requests`.
+        meter: String,
+        /// How much, a whole number.
+        value: String,
+        /// Whose it is: a control group's path or another name; the caller's own group by default.
+        #[arg(long)]
+        workload: Option<String>,
+        /// Name of this report: repeated under the same one it is counted once. Drawn by default.
+        #[arg(long)]
+        id: Option<String>,
+        /// In which unit.
+        #[arg(long, value_enum, default_value_t = Unit::Count)]
+        unit: Unit,
+    },
     /// What is sealed and waits for its receipt. Reads only, and beside a running agent too.
     Buffer {
         #[command(subcommand)]
@@ -131,6 +149,13 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Unit {
+    Count,
+    Bytes,
+    Seconds,
 }
 
 #[derive(Debug, Subcommand)]
@@ -199,6 +224,27 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Retire { yes: false, .. } => ask_before_retiring(&config),
         Command::Retire { wait, .. } => runtime()?.block_on(retire_here(config, wait)),
         Command::Status { json } => show_status(&config, json),
+        Command::Report {
+            meter,
+            value,
+            workload,
+            id,
+            unit,
+        } => {
+            let unit = match unit {
+                Unit::Count => AppUnit::Count,
+                Unit::Bytes => AppUnit::Bytes,
+                Unit::Seconds => AppUnit::Seconds,
+            };
+            let report = Report {
+                meter,
+                value,
+                workload,
+                id,
+                unit,
+            };
+            runtime()?.block_on(report_here(&config, &report))
+        }
         Command::Buffer { command } => inspect_buffer(&config, &command),
         Command::Tally { day, json } => show_tally(&config, day, json),
         Command::Doctor { json } => diagnose(&config, json),
@@ -324,6 +370,11 @@ async fn retire_here(config: Config, wait: u64) -> anyhow::Result<ExitCode> {
         retirement.unreceipted
     );
     println!("the reconciler has all of it");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn report_here(config: &Config, report: &Report) -> anyhow::Result<ExitCode> {
+    println!("{}", report.send(config).await?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -17,13 +17,17 @@ use tallystick_common::wire::{InForce, Settings, Trust};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::buffer::{self, Buffer, BufferError, Handle};
 use crate::config::{Config, Problem};
 use crate::durable;
 use crate::figures::Figures;
 use crate::identity::{Identity, IdentityError};
+use crate::intake::desk::Desk;
+use crate::intake::scrape::{self, Troubles};
+use crate::intake::server::{self, Server};
+use crate::intake::{IntakeError, Request};
 use crate::lock::{DataLock, LockError};
 use crate::metrics::{self, MetricsError};
 use crate::sample::{SampleError, Sampler};
@@ -82,6 +86,9 @@ pub enum RunError {
     /// The buffer cannot be opened.
     #[error(transparent)]
     Buffer(#[from] BufferError),
+    /// Nothing could be reported.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
     /// The registers cannot be restored.
     #[error(transparent)]
     Station(#[from] StationError),
@@ -137,11 +144,13 @@ pub async fn run_service(
     let central = Central::load(&data);
     let (config, problem) = central::effective(&own, central.as_ref());
     let scrapes = Scrapes::start(&config, &figures).await?;
-    let (meter, mut status) = start(&config, &identity, &data)?;
+    let (mut meter, mut status) = start(&config, &identity, &data)?;
     let end = End::find(&data, &mut meter.station.buffer().lock())?;
     if let Some(end) = end {
         return Err(RunError::Ended(end));
     }
+    let mut intake = Intake::default();
+    intake.begin(&config, &mut meter);
     let now = central::in_force(&config, &identity, central.as_ref(), problem.as_ref());
     status.central_version = now.settings;
     status.central_problem = problem;
@@ -161,6 +170,7 @@ pub async fn run_service(
         meter: Some(meter),
         groups: None,
         shipper,
+        intake,
         stream_over: None,
         new_stream_at: None,
         unpublished: false,
@@ -193,6 +203,12 @@ fn enrolled(config: &Config) -> Result<(DataLock, Identity), RunError> {
 struct Meter {
     sampler: Sampler,
     station: Station,
+    /// Where that was counted is remembered.
+    intake: PathBuf,
+    /// Counts what applications report; `None` when they may not, or it cannot be opened.
+    desk: Option<Desk>,
+    /// The last batch of reports in the registers; none when they were not found.
+    counted: Option<u64>,
     tally: Tally,
     notes: Vec<String>,
     /// Why the last seal failed; a log says it once.
@@ -222,7 +238,13 @@ fn start(config: &Config, identity: &Identity, data: &Path) -> Result<(Meter, St
     Ok((
         Meter {
             sampler: Sampler::new(config)?,
+            counted: station
+                .accrual()
+                .accounted_through()
+                .map(|_| station.accrual().batch()),
             station,
+            intake: data.join("intake"),
+            desk: None,
             tally: Tally::open(data)?,
             notes: Vec::new(),
             unsealed: None,
@@ -258,6 +280,79 @@ fn shipping(identity: &Identity, config: &Config, in_force: watch::Receiver<InFo
     }
 }
 
+/// The tasks that take in what applications report, and the queue they fill.
+#[derive(Default)]
+struct Intake {
+    queue: Option<mpsc::Receiver<Request>>,
+    tasks: JoinSet<()>,
+    troubles: Troubles,
+}
+
+impl Intake {
+    /// Opens the desk, listens, and asks the configured targets, unless that was done. Metering does not depend
+    /// on it: what fails is tried again with the next seal.
+    fn begin(&mut self, config: &Config, meter: &mut Meter) {
+        if !config.intake.enabled || meter.desk.is_some() {
+            return;
+        }
+        let opened = self.open(config, meter).err();
+        self.troubles
+            .note("intake", opened.map(|error| error.to_string()));
+    }
+
+    fn open(&mut self, config: &Config, meter: &mut Meter) -> Result<(), IntakeError> {
+        let runtime = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
+        let path = config.intake.listen_on(&config.data, runtime.as_deref());
+        let (fill, queue) = mpsc::channel(server::QUEUE);
+        let desk = Desk::open(&meter.intake, &config.intake, meter.counted, now())?;
+        let server = Server::bind(&path, config, fill.clone())?;
+        if meter.counted.is_none() {
+            meter.station.set_batch(desk.counted());
+        }
+        meter.desk = Some(desk);
+        self.tasks.spawn(server.serve());
+        for scrape in &config.scrape {
+            let (fill, troubles) = (fill.clone(), self.troubles.clone());
+            self.tasks
+                .spawn(scrape::run(scrape.clone(), fill, troubles, now));
+        }
+        self.queue = Some(queue);
+        Ok(())
+    }
+
+    /// What waits to be counted, as soon as there is something.
+    async fn reports(&mut self) -> Vec<Request> {
+        let mut reports = Vec::new();
+        match &mut self.queue {
+            Some(queue) => drop(queue.recv_many(&mut reports, server::QUEUE).await),
+            None => std::future::pending().await,
+        }
+        if reports.is_empty() {
+            // Every sender is gone.
+            self.queue = None;
+        }
+        reports
+    }
+
+    /// Takes nothing more in: what is left. The socket's file is gone then.
+    async fn close(&mut self) -> Vec<Request> {
+        self.tasks.shutdown().await;
+        self.troubles = Troubles::default();
+        let mut left = Vec::new();
+        if let Some(mut queue) = self.queue.take() {
+            queue.close();
+            while let Ok(request) = queue.try_recv() {
+                left.push(request);
+            }
+        }
+        left
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.troubles.list()
+    }
+}
+
 /// The shipping task and what it tells.
 struct Shipper {
     task: JoinHandle<()>,
@@ -289,6 +384,21 @@ impl Shipper {
             self.task.abort();
         }
     }
+}
+
+/// A stream that cannot go on.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    stream: StreamId,
+    /// Whether another copy of it may have sealed what is not sealed here.
+    lives_on: bool,
+}
+
+/// The stream that is to follow it.
+#[derive(Debug, Clone, Copy)]
+struct Next {
+    stream: StreamId,
+    lives_on: bool,
 }
 
 /// The task that answers scrapes; ends with this.
@@ -365,7 +475,8 @@ struct Agent {
     /// Tells of control groups that come and go, where the kernel does.
     groups: Option<AsyncFd<OwnedFd>>,
     shipper: Shipper,
-    stream_over: Option<StreamId>,
+    intake: Intake,
+    stream_over: Option<Over>,
     new_stream_at: Option<Instant>,
     /// Whether `status.json` is out of date; a log says it once.
     unpublished: bool,
@@ -393,6 +504,7 @@ impl Agent {
             let look = self.look_in();
             tokio::select! {
                 () = &mut shutdown => break,
+                reports = self.intake.reports() => self.count(reports).await?,
                 () = readable(self.groups.as_ref()) => {
                     if self.notice() {
                         pace.hasten();
@@ -474,6 +586,7 @@ impl Agent {
     async fn stop(mut self) -> Result<(), RunError> {
         tracing::info!("stopping");
         self.service.notifier.stopping();
+        self.close_intake().await?;
         self.meter(true).await?;
         if let Some(meter) = &self.meter
             && let Err(error) = meter.station.buffer().lock().flush()
@@ -508,14 +621,21 @@ impl Agent {
         };
         let seed = if seal { Some(random()?) } else { None };
         let new_stream = self.due_stream()?;
+        if seal {
+            self.intake.begin(&self.config, &mut meter);
+        }
+        let asked = self.intake.troubles();
         let begun = Instant::now();
         let worked = tokio::task::spawn_blocking(move || {
-            let troubles = meter.work(seed, new_stream);
+            let mut troubles = meter.work(seed, new_stream);
+            troubles.extend(asked);
             (meter, troubles)
         });
         let (meter, troubles) = worked
             .await
             .map_err(|error| RunError::Worker(error.to_string()))?;
+        let stream = meter.station.buffer().stream();
+        self.stream_over.take_if(|over| over.stream != stream);
         let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let failed = seal && meter.unsealed.is_some();
         self.figures.send_modify(|figures| {
@@ -531,19 +651,62 @@ impl Agent {
         Ok(())
     }
 
-    /// The id of a new stream, when the one there is over and the last one is long enough ago.
-    fn due_stream(&mut self) -> Result<Option<StreamId>, RunError> {
-        let over = self.stream_over.is_some();
-        if !over
-            || self
-                .new_stream_at
-                .is_some_and(|at| at.elapsed() < STREAM_EVERY)
-        {
-            return Ok(None);
+    /// Counts and answers what was reported, on a thread that may wait for the disk.
+    async fn count(&mut self, reports: Vec<Request>) -> Result<(), RunError> {
+        if reports.is_empty() {
+            return Ok(());
         }
-        self.stream_over = None;
+        let Some(mut meter) = self.meter.take() else {
+            return Err(RunError::Worker("it was lost".to_owned()));
+        };
+        let seed = random()?;
+        let counted = tokio::task::spawn_blocking(move || {
+            if let Some(desk) = &mut meter.desk {
+                desk.commit(&mut meter.station, reports, seed, now());
+            }
+            meter
+        });
+        let meter = counted
+            .await
+            .map_err(|error| RunError::Worker(error.to_string()))?;
+        self.meter = Some(meter);
+        Ok(())
+    }
+
+    /// What is in the queue is counted; who comes later is not answered, and sends it again.
+    async fn close_intake(&mut self) -> Result<(), RunError> {
+        let reports = self.intake.close().await;
+        self.count(reports).await?;
+        if let Some(meter) = &mut self.meter
+            && meter.desk.take().is_some()
+        {
+            meter.counted = Some(meter.station.accrual().batch());
+        }
+        Ok(())
+    }
+
+    /// Takes reports in as the configuration now says.
+    async fn restart_intake(&mut self) -> Result<(), RunError> {
+        self.close_intake().await?;
+        if let Some(meter) = &mut self.meter {
+            self.intake.begin(&self.config, meter);
+        }
+        Ok(())
+    }
+
+    /// A new stream, when the one there is over and the last one is long enough ago.
+    fn due_stream(&mut self) -> Result<Option<Next>, RunError> {
+        let recent = self
+            .new_stream_at
+            .is_some_and(|at| at.elapsed() < STREAM_EVERY);
+        let Some(over) = self.stream_over.filter(|_| !recent) else {
+            return Ok(None);
+        };
         self.new_stream_at = Some(Instant::now());
-        Ok(Some(StreamId(random()?)))
+        Ok(Some(Next {
+            stream: StreamId(random()?),
+            lives_on: over.lives_on,
+        }))
     }
 
     /// Takes note of what happened; gives the central settings, if it was about them.
@@ -599,7 +762,10 @@ impl Agent {
                 self.status.link = LinkStatus::StreamOver {
                     why: why.to_string(),
                 };
-                self.stream_over = Some(stream);
+                self.stream_over = Some(Over {
+                    stream,
+                    lives_on: why.lives_on(),
+                });
                 self.publish();
             }
         }
@@ -636,10 +802,10 @@ impl Agent {
 }
 
 impl Meter {
-    fn work(&mut self, seed: Option<[u8; 32]>, new_stream: Option<StreamId>) -> Vec<String> {
+    fn work(&mut self, seed: Option<[u8; 32]>, new_stream: Option<Next>) -> Vec<String> {
         let mut troubles = Vec::new();
-        if let Some(stream) = new_stream
-            && let Err(error) = self.station.begin_stream(stream)
+        if let Some(next) = new_stream
+            && let Err(error) = self.begin_stream(next)
         {
             tracing::error!(%error, "no new stream could be begun");
             troubles.push(error.to_string());
@@ -664,6 +830,17 @@ impl Meter {
             ));
         }
         troubles
+    }
+
+    fn begin_stream(&mut self, next: Next) -> Result<(), RunError> {
+        if next.lives_on {
+            // First: should the rest fail, too little is billed and not too much.
+            match &mut self.desk {
+                Some(desk) => desk.forget_series(&self.station, now())?,
+                None => Desk::forget_all(&self.intake)?,
+            }
+        }
+        Ok(self.station.begin_stream(next.stream, next.lives_on)?)
     }
 
     fn seal(&mut self, seed: [u8; 32]) {
@@ -777,7 +954,7 @@ fn refresh(status: &mut Status, identity: &Identity, meter: &Meter) {
         .collect();
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -12,7 +12,7 @@ use tallystick_common::keys::SecretKey;
 use tallystick_common::seal::SealError;
 use tallystick_common::segment::RunError;
 
-use crate::accrue::{Accrual, Checkpoint, Draft, RegisterView, RestoreError, Settings};
+use crate::accrue::{Accrual, Checkpoint, Draft, RegisterView, Reported, RestoreError, Settings};
 use crate::buffer::{BufferError, Handle, Head};
 use crate::sample::Sample;
 use crate::thin::{Grain, Thinning};
@@ -147,26 +147,67 @@ impl Station {
         Ok(sealed_something.then(|| self.buffer.head()))
     }
 
+    /// Makes sure that reports can be taken: gives the buffer what it has not taken yet, for until then nothing
+    /// newer may be kept, and finds room on the disk. `seed` is as for [`Self::seal`].
+    ///
+    /// # Errors
+    /// [`StationError::Buffer`] when there is no room.
+    pub fn make_ready(&mut self, seed: [u8; 32]) -> Result<(), StationError> {
+        if !self.buffer.lock().has_room_on_disk() {
+            return Err(BufferError::NoRoom.into());
+        }
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.settle_pending(seed)
+    }
+
+    /// Goes on with these registers, which are those of [`Self::accrual`] with reports added: when this returns,
+    /// they are on the disk.
+    ///
+    /// # Errors
+    /// When the disk does not take them, or has not taken an earlier draft yet; the registers are as they were.
+    pub fn take_reports(&mut self, accrual: Accrual) -> Result<(), StationError> {
+        if !self.pending.is_empty() {
+            return Err(BufferError::NoRoom.into());
+        }
+        let state = codec::encode(&accrual.checkpoint());
+        self.buffer.lock().save_state(&state)?;
+        self.accrual = accrual;
+        Ok(())
+    }
+
+    /// Notes the last batch of reports that counts as being in the registers.
+    pub fn set_batch(&mut self, batch: u64) {
+        self.accrual.set_batch(batch);
+    }
+
     /// Other settings are in force from the next sample on. Seal before.
     pub fn reconfigure(&mut self, settings: Settings) {
         self.accrual.reconfigure(settings);
     }
 
     /// Ends the stream and begins `stream`, which names the old one's end as its predecessor: every
-    /// register opens anew, and what was accrued and not sealed is a gap.
+    /// register opens anew, and what was accrued and not sealed is a gap. What applications reported goes on,
+    /// unless the old stream `lives_on` elsewhere, where it may have been sealed.
     ///
     /// # Errors
     /// When the buffer cannot begin it; the old stream goes on then.
-    pub fn begin_stream(&mut self, stream: StreamId) -> Result<(), StationError> {
+    pub fn begin_stream(&mut self, stream: StreamId, lives_on: bool) -> Result<(), StationError> {
         let mut accrual = self.accrual.clone();
+        let drafts = self.pending.iter().map(|pending| &pending.draft);
+        if lives_on {
+            tell_dropped(&accrual.unsealed_reports(drafts));
+        } else {
+            accrual.carry_reported(drafts);
+        }
         accrual.begin_stream();
         let state = codec::encode(&accrual.checkpoint());
         let mut buffer = self.buffer.lock();
         let after = buffer.position().or(buffer.predecessor());
-        buffer.begin_stream(stream, after)?;
+        buffer.begin_stream(stream, after, Some(&state))?;
         self.accrual = accrual;
         self.pending.clear();
-        buffer.save_state(&state)?;
         Ok(())
     }
 
@@ -227,6 +268,14 @@ impl Station {
         Ok(())
     }
 
+    /// What a disk that takes nothing leaves behind: a draft that waits.
+    #[cfg(test)]
+    pub(crate) fn leave_unsealed(&mut self) {
+        let draft = self.accrual.seal().unwrap().unwrap();
+        let state = codec::encode(&self.accrual.checkpoint());
+        self.postpone(Pending { draft, state }).unwrap();
+    }
+
     fn settle_pending(&mut self, seed: [u8; 32]) -> Result<(), StationError> {
         while let Some(pending) = self.pending.front() {
             let segment = {
@@ -257,6 +306,12 @@ impl Station {
         if let Some(pending) = self.pending.pop_front() {
             self.closed.extend(signer::closed_in(&pending.draft));
         }
+    }
+}
+
+fn tell_dropped(reported: &Reported) {
+    for ((workload, meter), quantity) in reported {
+        tracing::warn!(%workload, %meter, %quantity, "reported and not sealed here: another copy of the stream may have sealed it, so it is not billed again");
     }
 }
 

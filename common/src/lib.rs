@@ -3,6 +3,7 @@
 //! No I/O, no clock, no async: time, keys and bytes are passed in, so every rule in here can be
 //! replayed anywhere.
 
+pub mod application;
 pub mod chain;
 pub mod codec;
 pub mod failpoint;

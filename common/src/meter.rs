@@ -34,6 +34,8 @@ pub enum Unit {
     Operations,
     /// Seconds.
     Seconds,
+    /// Whatever the application counts.
+    Count,
     /// Processes that exist, times seconds they exist.
     ProcessSeconds,
 }
@@ -46,6 +48,7 @@ impl fmt::Display for Unit {
             Self::ByteSeconds => "B·s",
             Self::Operations => "operations",
             Self::Seconds => "s",
+            Self::Count => "counted",
             Self::ProcessSeconds => "process·s",
         })
     }
@@ -113,6 +116,12 @@ meters! {
     CPU_STEAL = 12 "cpu.steal" Microseconds Counter additive=false;
     /// Processes held over time: tasks as the kernel counts them, threads among them.
     PROCESS_COUNT = 13 "process.count" ProcessSeconds Integral additive=true;
+    /// What an application counts; the name of it is the last part of the workload's.
+    APP_COUNT = 14 "app.count" Count Counter additive=false;
+    /// Bytes that an application counts.
+    APP_BYTES = 15 "app.bytes" Bytes Counter additive=false;
+    /// Seconds that an application counts.
+    APP_SECONDS = 16 "app.seconds" Seconds Counter additive=false;
 }
 
 /// A meter of the table. Copying it copies a reference.

@@ -29,13 +29,17 @@
 //! ]
 //! ```
 //!
+//! What applications count has one meter for each unit (`app.count`, `app.bytes`, `app.seconds`), and a
+//! price for it says which of the names they count under it charges: `app_meter = "requests"`.
+//!
 //! Numbers are text (or whole numbers), never TOML floats: a price is what is written, digit by
 //! digit. Unknown keys are errors.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::Hash;
+use crate::application::AppMeter;
+use crate::ids::{Hash, WorkloadName};
 use crate::meter::Meter;
 use crate::money::Currency;
 
@@ -72,6 +76,8 @@ pub struct Price {
     pub title: String,
     /// What is measured.
     pub meter: Meter,
+    /// Of what applications report: under which name. None for every other meter.
+    pub app_meter: Option<AppMeter>,
     /// What is priced: quantities are converted to this unit exactly, fractions are charged.
     pub per: BillingUnit,
     /// Which usage is rated together.
@@ -155,6 +161,15 @@ pub struct Tier {
     /// Charged once when the tier is reached by the least fraction of a unit.
     #[serde(default, skip_serializing_if = "Decimal::is_zero", with = "number")]
     pub flat: Decimal,
+}
+
+impl Price {
+    /// Whether it charges what `workload` used of `meter`.
+    #[must_use]
+    pub fn charges(&self, meter: Meter, workload: &WorkloadName) -> bool {
+        let named = |app_meter: &AppMeter| app_meter.names(workload);
+        self.meter == meter && self.app_meter.as_ref().is_none_or(named)
+    }
 }
 
 impl Plan {

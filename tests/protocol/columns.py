@@ -14,7 +14,7 @@ BLOCK = Struct(
 METERS = {
     1: "cpu.time", 2: "memory.usage", 3: "memory.peak", 4: "disk.read", 5: "disk.write", 6: "disk.read_ops",
     7: "disk.write_ops", 8: "storage.used", 9: "network.rx", 10: "network.tx", 11: "uptime", 12: "cpu.steal",
-    13: "process.count",
+    13: "process.count", 14: "app.count", 15: "app.bytes", 16: "app.seconds",
 }  # fmt: skip
 CAUSES = [
     "agent_down", "node_down", "suspended", "source_unreadable", "clock_step", "lost_before_seal", "new_stream",

@@ -104,15 +104,22 @@ impl Cgroup {
         Process::spawn(Command::new("sh").args(["-c", &script]))
     }
 
+    /// `program`, to be run in it; arguments may be added.
+    #[must_use]
+    pub fn command(&self, program: &std::path::Path) -> Command {
+        let mut command = Command::new("sh");
+        let script = format!("{}exec \"$0\" \"$@\"", self.enter());
+        command.args(["-c", &script]).arg(program);
+        command
+    }
+
     /// Starts `command` in it.
     ///
     /// # Errors
     /// When that cannot be started.
     pub fn spawn(&self, command: &Command) -> anyhow::Result<Process> {
-        let script = format!("{}exec \"$0\" \"$@\"", self.enter());
-        let mut within = Command::new("sh");
-        within.args(["-c", &script]).arg(command.get_program());
-        Process::spawn(within.args(command.get_args()))
+        let program = std::path::Path::new(command.get_program());
+        Process::spawn(self.command(program).args(command.get_args()))
     }
 
     fn enter(&self) -> String {

@@ -29,6 +29,19 @@ pub fn binary(name: &str) -> PathBuf {
         .expect("the binary is built: run `cargo build --workspace` first")
 }
 
+/// The Python that the tests' scripts run with.
+///
+/// # Panics
+/// When it has not been made; the message has the command.
+#[must_use]
+pub fn python() -> PathBuf {
+    let own = std::env::current_exe().expect("a running test has an executable");
+    own.ancestors()
+        .map(|folder| folder.join("python-venv/bin/python"))
+        .find(|path| path.is_file())
+        .expect("the scripts' Python is made: run `tests/python` first")
+}
+
 /// A child whose output is kept. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {

@@ -87,6 +87,20 @@ impl Sides {
         Ok(sides)
     }
 
+    /// The agent's socket for applications.
+    #[must_use]
+    pub fn intake(&self) -> PathBuf {
+        self.agent_data().join("intake.sock")
+    }
+
+    /// `tallystick-agent report` with these arguments, not started yet.
+    #[must_use]
+    pub fn report(&self, arguments: &[&str]) -> Command {
+        let mut command = self.agent_command();
+        command.arg("report").args(arguments);
+        command
+    }
+
     /// An account that pays by the plain plan for all control groups and the rest of every host, from the
     /// first of the month before `month` (`2026-11`) on; gives the month before.
     ///

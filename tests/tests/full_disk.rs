@@ -160,15 +160,36 @@ fn bill_is_the_register(sides: &Sides) {
     }
 }
 
+/// One more, under this id.
+fn report(sides: &Sides, id: &str) -> Result<(), String> {
+    let arguments = ["requests", "1", "--workload", "w", "--id", id];
+    let output = sides.report(&arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or(said)
+}
+
+fn reported(sides: &Sides) -> u128 {
+    let usage = sides
+        .api()
+        .unwrap()
+        .all("/v1/usage?from=2020-01-01T00:00:00Z");
+    let rows = usage.unwrap();
+    let own = rows
+        .iter()
+        .filter(|row| row["workload"] == "app/w/requests");
+    own.map(|row| row["quantity"].as_str().unwrap().parse::<u128>().unwrap())
+        .sum()
+}
+
 #[test]
 fn metering_goes_on_over_a_full_disk_and_everything_arrives_when_there_is_room() {
     let mut sides = Sides::prepare(&["nothing-of-that-name"]).unwrap();
     let Some(disk) = Disk::under(&sides.agent_data(), 48) else {
         return;
     };
-    sides
-        .configure("[buffer]\nlimit_bytes = 16777216\n")
-        .unwrap();
+    let uid = rustix::process::geteuid().as_raw();
+    let more = format!("[buffer]\nlimit_bytes = 16777216\n[intake]\nreport_for_others = [{uid}]\n");
+    sides.configure(&more).unwrap();
     // The reconciler is away: nothing frees the disk.
     let reconciler = sides.reconciler.take().unwrap();
     assert!(reconciler.terminate().unwrap().success());
@@ -176,6 +197,7 @@ fn metering_goes_on_over_a_full_disk_and_everything_arrives_when_there_is_room()
     poll::until(PATIENCE, "the first seals", || {
         (sides.journal().ok()?.head.next.0 >= 2).then_some(())
     });
+    assert_eq!(report(&sides, "before"), Ok(()));
 
     disk.fill("ballast");
     let before = sealed(&sides);
@@ -186,6 +208,9 @@ fn metering_goes_on_over_a_full_disk_and_everything_arrives_when_there_is_room()
         status.in_reserve
     });
     assert!(told.running);
+    // The reserve is for what cannot be told again.
+    let refused = report(&sides, "full").unwrap_err();
+    assert!(refused.contains("the disk is full"), "{refused}");
 
     // Somebody takes whatever the agent gives back, until nothing is left.
     poll::until(
@@ -201,6 +226,7 @@ fn metering_goes_on_over_a_full_disk_and_everything_arrives_when_there_is_room()
     let stuck = sealed(&sides);
     std::thread::sleep(Duration::from_secs(3));
     assert!(sealed(&sides) <= stuck + 1, "nothing can be sealed");
+    assert!(report(&sides, "full").is_err());
 
     fs::remove_file(disk.at.join("ballast")).unwrap();
     fs::remove_file(disk.at.join("more")).unwrap();
@@ -211,6 +237,8 @@ fn metering_goes_on_over_a_full_disk_and_everything_arrives_when_there_is_room()
         |status| status.next_seq.0 > stuck + 20 && status.unreceipted <= 1 && !status.in_reserve,
     );
     assert!(!settled.journal_alone, "sled is in order again");
+    assert_eq!(report(&sides, "full"), Ok(()), "it was not counted before");
+    assert_eq!(report(&sides, "before"), Ok(()));
     let agent = sides.agent.take().unwrap();
     assert!(agent.stderr().contains("sealing goes on into the reserve"));
     assert!(
@@ -219,6 +247,9 @@ fn metering_goes_on_over_a_full_disk_and_everything_arrives_when_there_is_room()
     );
     verifies(&sides);
     bill_is_the_register(&sides);
+    poll::until(PATIENCE, "both reports on the bill", || {
+        (reported(&sides) == 2).then_some(())
+    });
 }
 
 #[test]

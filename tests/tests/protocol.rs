@@ -14,7 +14,7 @@ use tallystick_common::ids::Seq;
 use tallystick_common::time::Timestamp;
 use tallystick_reconciler::store::{Store, streams};
 use tallystick_tests::poll;
-use tallystick_tests::process::output;
+use tallystick_tests::process::{output, python};
 use tallystick_tests::sides::Sides;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,13 +27,7 @@ fn tests() -> PathBuf {
 
 /// Runs a script of the second implementation: what it printed.
 fn second(script: &str, arguments: &[&str]) -> String {
-    let own = std::env::current_exe().unwrap();
-    let python = own
-        .ancestors()
-        .map(|folder| folder.join("protocol-venv/bin/python"))
-        .find(|path| path.is_file())
-        .expect("the second implementation's Python is made: run `tests/protocol/prepare` first");
-    let mut command = Command::new(python);
+    let mut command = Command::new(python());
     command
         .arg("-B")
         .arg(tests().join("protocol").join(script))

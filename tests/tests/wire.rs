@@ -692,7 +692,7 @@ async fn a_rolled_back_agent_learns_that_its_stream_is_over() {
     rolled_back
         .buffer
         .lock()
-        .begin_stream(stream, after)
+        .begin_stream(stream, after, None)
         .unwrap();
     rolled_back.chain = node.chain(stream);
     rolled_back.seal(5);

@@ -12,6 +12,7 @@ use tallystick_common::reading::{Cause, Gap, Interval, Quality, Reading};
 use tallystick_common::segment::{Basis, CloseReason};
 use tallystick_common::time::{Micros, Timestamp};
 
+use super::application::Applications;
 use super::births::Births;
 use super::draft::Labels;
 use super::other::{Balance, Others};
@@ -32,6 +33,7 @@ pub struct Checkpoint {
     next: RegisterId,
     registers: Vec<Saved>,
     new_stream: bool,
+    applications: Applications,
 }
 
 /// A checkpoint that this version cannot go on from.
@@ -85,6 +87,7 @@ impl Accrual {
             next: self.next,
             registers: self.registers.values().map(Saved::of).collect(),
             new_stream: self.resume == Resume::NewStream,
+            applications: self.applications.clone(),
         }
     }
 
@@ -125,6 +128,7 @@ impl Accrual {
             labels: Labels::default(),
             next: checkpoint.next,
             refused: 0,
+            applications: checkpoint.applications,
             slips: 0,
             resets: 0,
         })

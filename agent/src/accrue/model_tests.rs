@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use tallystick_common::meter::Meter;
 use tallystick_common::reading::Quality;
 
-use super::world::{SECOND, World};
+use super::world::{SECOND, World, app};
 
+const NAMES: [&str; 2] = ["requests", "exports"];
 const DAY: i64 = 86_400_000_000;
 const PATHS: [&str; 3] = ["a", "b", "c"];
 
@@ -40,6 +41,10 @@ enum Op {
     FallHost(u32),
     Readable(usize, bool),
     Complete(bool),
+    Report(usize, u32),
+    KillUnsealed {
+        down_ms: u64,
+    },
     Glimpse(usize),
     /// Its counter has 32 bits only.
     Wrap(usize),
@@ -77,6 +82,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u32>().prop_map(Op::FallHost),
         2 => (path, any::<bool>()).prop_map(|(path, readable)| Op::Readable(path, readable)),
         1 => any::<bool>().prop_map(Op::Complete),
+        3 => (0..2usize, any::<u32>()).prop_map(|(name, count)| Op::Report(name, count)),
+        1 => (0u64..5_000_000).prop_map(|down_ms| Op::KillUnsealed { down_ms }),
         4 => (0..PATHS.len()).prop_map(Op::Glimpse),
         1 => (0..PATHS.len()).prop_map(Op::Wrap),
         2 => any::<u32>().prop_map(Op::Receive),
@@ -127,6 +134,14 @@ fn apply(world: &mut World, op: &Op) {
             }
         }
         Op::Complete(complete) => world.complete = complete,
+        // Refused only before the first sample after a start.
+        Op::Report(name, count) => drop(world.report(NAMES[name], u128::from(count))),
+        // What was not sealed since the last report or seal is gone, the kernel's counters are not.
+        Op::KillUnsealed { down_ms } => {
+            if world.is_durable() {
+                world.restart(down_ms * 1_000);
+            }
+        }
         Op::Glimpse(path) => world.glimpse(PATHS[path]),
         Op::Wrap(path) => {
             if let Some(cgroup) = world.cgroups.get_mut(PATHS[path]) {
@@ -184,6 +199,20 @@ proptest! {
                 let most = u128::from(u32::MAX) * u128::from(interval.measured.0) / 1_000_000 + 1;
                 prop_assert!(interval.quantity <= most, "{name}: {interval:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_applications_report_is_billed_once_whatever_happens(
+        ops in proptest::collection::vec(op(), 0..60),
+    ) {
+        let mut world = World::new();
+        ops.iter().for_each(|op| apply(&mut world, op));
+        finish(&mut world);
+        for name in NAMES {
+            let workload = app(name);
+            let billed = world.billed(workload.as_str(), Meter::APP_COUNT);
+            prop_assert_eq!(billed, truth(&world, workload.as_str()));
         }
     }
 

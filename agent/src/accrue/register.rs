@@ -219,7 +219,7 @@ impl Register {
     }
 
     /// One interval of everything that waits, up to `to`; cut at quarter-hours if it is exact.
-    fn flush(&mut self, to: Timestamp) {
+    pub(super) fn flush(&mut self, to: Timestamp) {
         if to <= self.end {
             return;
         }
@@ -279,7 +279,7 @@ impl Register {
         }
     }
 
-    fn unmeasured(&mut self, to: Timestamp, cause: Cause) {
+    pub(super) fn unmeasured(&mut self, to: Timestamp, cause: Cause) {
         if to > self.end {
             let quality = Quality::Unmeasured(cause);
             self.push(Interval {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tallystick_common::application::AppMeter;
 use tallystick_common::chain::StreamState;
 use tallystick_common::ids::{BootId, Hash, NodeId, StreamId, WorkloadName};
 use tallystick_common::keys::{KeyRing, SecretKey};
@@ -14,7 +15,7 @@ use tallystick_common::segment::{HeaderDraft, Previous, Purpose, Run};
 use tallystick_common::time::{Micros, Timestamp};
 
 use super::register::Register;
-use super::{Accrual, Checkpoint, Settings};
+use super::{Accrual, Checkpoint, ReportError, Reported, Settings};
 use crate::sample::{
     Identity, LastReading, Moment, Raw, Sample, SourceReading, Walk, WorkloadLabels,
 };
@@ -82,6 +83,10 @@ pub(super) fn settings() -> Settings {
     }
 }
 
+pub(super) fn app(name: &str) -> WorkloadName {
+    AppMeter::new(name).unwrap().workload("web").unwrap()
+}
+
 pub(super) fn at(micros: u64) -> Timestamp {
     Timestamp::from_micros(micros).unwrap()
 }
@@ -137,6 +142,23 @@ impl World {
         }
         self.host_cpu += cpu;
         *self.truth.entry("host".to_owned()).or_default() += cpu;
+    }
+
+    /// An application reports, and is answered when that is durable.
+    pub(super) fn report(&mut self, name: &str, quantity: u128) -> Result<(), ReportError> {
+        let usage = Reported::from([((app(name), Meter::APP_COUNT), quantity)]);
+        self.accrual.report(&usage, at(self.wall))?;
+        *self.truth.entry(app(name).as_str().to_owned()).or_default() += quantity;
+        self.save();
+        Ok(())
+    }
+
+    /// The checkpoint of a real agent goes through its bytes too.
+    fn save(&mut self) {
+        let config = bincode::config::standard();
+        let bytes = bincode::encode_to_vec(self.accrual.checkpoint(), config).unwrap();
+        let checkpoint = bincode::decode_from_slice(&bytes, config).unwrap().0;
+        self.durable = Some((checkpoint, self.dropped));
     }
 
     /// A reading out of turn, as when the kernel says that the group has become empty.
@@ -322,11 +344,7 @@ impl World {
     /// Seals what there is, and has it judged by the rules of admission.
     pub(super) fn seal(&mut self) {
         let draft = self.accrual.seal().unwrap();
-        // The checkpoint of a real agent goes through its bytes too.
-        let config = bincode::config::standard();
-        let bytes = bincode::encode_to_vec(self.accrual.checkpoint(), config).unwrap();
-        let checkpoint = bincode::decode_from_slice(&bytes, config).unwrap().0;
-        self.durable = Some((checkpoint, self.dropped));
+        self.save();
         let Some(draft) = draft else { return };
         let node = NodeId([1; 16]);
         let key = SecretKey::from_seed(&[2; 32]);
@@ -395,13 +413,19 @@ impl World {
         (divided - host, self.dropped + outstanding)
     }
 
-    /// The stream is over, and another begins: what was not sealed is gone.
+    /// The stream is over, and another begins: what was not sealed is gone, but for what was reported.
     pub(super) fn new_stream(&mut self) {
         self.dropped = self.conservation().0;
+        self.accrual.carry_reported([]);
         self.accrual.begin_stream();
-        self.durable = Some((self.accrual.checkpoint(), self.dropped));
+        self.save();
         let StreamId([first, ..]) = self.stream.stream;
         self.stream = StreamState::new(StreamId([first.wrapping_add(1); 16]));
+    }
+
+    /// Whether a killed agent would find something to go on from.
+    pub(super) fn is_durable(&self) -> bool {
+        self.durable.is_some()
     }
 
     /// The agent is killed; what it had not sealed is gone. It comes back after `down`.

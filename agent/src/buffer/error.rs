@@ -9,6 +9,9 @@ use tallystick_common::time::Timestamp;
 /// Why the buffer did not do what was asked. It is as it was before.
 #[derive(Debug, thiserror::Error)]
 pub enum BufferError {
+    /// The disk is full, so nothing is taken that can be given again.
+    #[error("the disk is full: free some space, and report it again")]
+    NoRoom,
     /// The disk is full. Accrual goes on; the same segment is to be offered again.
     #[error(
         "cannot {action} {path}: the disk is full; metering goes on in memory, free some space"

@@ -253,7 +253,8 @@ impl Journal {
     }
 
     /// Writes the file before the current one again without open registers, which the current one's
-    /// checkpoint has: they are more than half of a file, and only the last ones count.
+    /// checkpoint has: they are more than half of a file, and only the last ones count. One that has
+    /// nothing else, as the checkpoint has its marks too, is removed.
     pub(super) fn shed_states(&mut self) -> Result<(), BufferError> {
         let Some(number) = self.files.range(..self.current).next_back() else {
             return Ok(());
@@ -265,6 +266,13 @@ impl Journal {
             // Damaged: what is left of it is worth more as it is.
             return Ok(());
         };
+        if facts.places.is_empty() {
+            fs::remove_file(&path).map_err(BufferError::io("remove", &path))?;
+            #[cfg(test)]
+            super::trace::removed(&path);
+            self.files.remove(&number);
+            return durable::sync_dir(&self.dir).map_err(BufferError::io("sync", &self.dir));
+        }
         durable::replace_file(&path, &frames).map_err(BufferError::io("replace", &path))?;
         #[cfg(test)]
         super::trace::created(&path);

@@ -19,8 +19,10 @@ const RECEIPT_BYTES: u64 = 2 * STEP_BYTES;
 /// For what room is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Segments and registers.
+    /// Segments.
     Seal,
+    /// Registers between two segments: whoever moved them is told, and does it again.
+    State,
     /// Receipts and marks.
     Receipt,
 }
@@ -51,6 +53,7 @@ impl Reserve {
         let floor = match need {
             Need::Seal => RECEIPT_BYTES,
             Need::Receipt => 0,
+            Need::State => return false,
         };
         if self.left <= floor {
             return false;
@@ -126,6 +129,7 @@ mod tests {
         let length = || folder.path().join("reserve").metadata().unwrap().len();
         assert!(reserve.is_whole());
         assert_eq!(length(), 5 * STEP_BYTES);
+        assert!(!reserve.release(Need::State) && reserve.is_whole());
         let steps = std::iter::repeat_with(|| reserve.release(Need::Seal))
             .take_while(|released| *released)
             .count();

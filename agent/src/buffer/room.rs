@@ -33,6 +33,11 @@ impl Buffer {
         self.bytes() > self.most_bytes() / 16 * 15
     }
 
+    /// Whether the disk has room beyond the reserve, which is made whole for it.
+    pub fn has_room_on_disk(&mut self) -> bool {
+        self.reserve.restore()
+    }
+
     /// Whether there is room for a while.
     #[must_use]
     pub fn is_roomy(&self) -> bool {

@@ -419,8 +419,9 @@ fn a_new_stream_keeps_what_was_not_receipted_of_the_old() {
             hash: hash(6)
         })
     );
-    buffer.begin_stream(FRESH, after).unwrap();
-    buffer.save_state(b"opened anew").unwrap();
+    buffer
+        .begin_stream(FRESH, after, Some(b"opened anew"))
+        .unwrap();
     assert_eq!(buffer.head(), Head::BEGINNING);
     assert_eq!(buffer.segments_from(Seq(0), 9, 9).unwrap(), []);
     drop(buffer);
@@ -430,6 +431,35 @@ fn a_new_stream_keeps_what_was_not_receipted_of_the_old() {
     assert_eq!((recovered.stream, recovered.predecessor), (FRESH, after));
     assert_eq!(recovered.state.as_deref(), Some(b"opened anew".as_slice()));
     assert_eq!(buffer.stats().unreceipted, 0);
+}
+
+#[test]
+fn registers_saved_without_a_seal_cost_no_files_and_are_the_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut buffer = filled(folder.path(), 3);
+    let files = || scan::numbers(&folder.path().join("journal")).unwrap();
+    let before = files();
+    let last = before.last().copied().unwrap();
+    let mut saved = Vec::new();
+    for turn in 0u32.. {
+        // Nothing of one is in the next.
+        let words =
+            (0..2_500u32).map(|word| blake3::hash(&[turn, word].map(u32::to_le_bytes).concat()));
+        saved = words.flat_map(|hash| *hash.as_bytes()).collect();
+        buffer.save_state(&saved).unwrap();
+        if files().last().is_some_and(|file| *file >= last + 4) {
+            break;
+        }
+    }
+    assert!(files().len() <= before.len() + 2, "{:?}", files());
+    drop(buffer);
+    let (mut buffer, recovered) = open(folder.path());
+    assert_eq!(recovered.reports, []);
+    assert_eq!(recovered.state, Some(saved));
+    assert_eq!(
+        buffer.segments_from(Seq(0), 9, usize::MAX).unwrap().len(),
+        3
+    );
 }
 
 #[test]
@@ -544,7 +574,7 @@ fn play(ops: Vec<Op>) {
             Op::Offer => live.offered(Seq(model.next)).unwrap(),
             Op::NewStream => {
                 let streams = model.streams + 1;
-                live.begin_stream(StreamId([100 + streams; 16]), live.position())
+                live.begin_stream(StreamId([100 + streams; 16]), live.position(), None)
                     .unwrap();
                 model = Model {
                     streams,

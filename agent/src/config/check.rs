@@ -30,7 +30,7 @@ impl fmt::Display for Problem {
     }
 }
 
-fn problem(key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Problem {
+pub(super) fn problem(key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Problem {
     Problem {
         key: key.to_owned(),
         what: what.into(),
@@ -53,6 +53,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     problems.extend(nested(&config.cgroups));
     problems.extend(limits(config));
     problems.extend(labels(config));
+    problems.extend(super::intake::check(config));
     problems.extend(places(config));
     problems
 }

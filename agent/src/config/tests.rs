@@ -196,3 +196,52 @@ fn conf_d_is_read_also_where_the_file_may_be_missing_and_is() {
     std::fs::write(&path, "nonsense = 1").unwrap();
     assert!(Config::load_if_there(&path).is_err());
 }
+
+#[test]
+fn what_cannot_be_taken_in_is_named_with_its_place() {
+    let config: Config = toml::from_str(
+        r#"
+        [intake]
+        socket = "here.sock"
+        mode = 0o1666
+        events = 1
+        meters = { include = ["[a"] }
+
+        [[scrape]]
+        url = "http://192.0.2.1:9100/metrics"
+        workload = "w"
+        meters = []
+
+        [[scrape]]
+        url = "unix:/run/a.sock"
+        interval_seconds = 0
+        workload = "/w"
+        meters = [{ metric = "a_total", meter = "a" }]
+        "#,
+    )
+    .unwrap();
+    let said: Vec<String> = config.check().iter().map(ToString::to_string).collect();
+    let expected = [
+        "intake.socket: it is not an absolute path",
+        "intake.mode: ",
+        "intake.events: 1 is not in",
+        "intake.meters: ",
+        "scrape[0].url: ",
+        "scrape[0].meters: nothing",
+        "scrape[1].interval_seconds: 0",
+        "scrape[1].workload: ",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.starts_with(expected), "{said}");
+    }
+    let off = "[intake]\nenabled = false\n[[scrape]]\nurl = \"unix:/a:/m\"\nworkload = \"w\"\nmeters = [{ metric = \"a\", meter = \"a\" }]";
+    let off: Config = toml::from_str(off).unwrap();
+    assert_eq!(off.check().len(), 1);
+    for bad in ["meter = \"a b\"", "meter = \"a\", unit = \"hours\""] {
+        let text = format!(
+            "[[scrape]]\nurl = \"unix:/a:/m\"\nworkload = \"w\"\nmeters = [{{ metric = \"a\", {bad} }}]"
+        );
+        assert!(toml::from_str::<Config>(&text).is_err(), "{bad}");
+    }
+}

@@ -3,9 +3,14 @@
 //! What is wrong with it is said (log, status, service manager), and the old one stays in force.
 
 use super::{Agent, RunError, Scrapes, Shipper, now, shipping};
-use crate::config::Config;
+use crate::config::{Config, IntakeSettings, Scrape, Selection};
 use crate::sample::Sampler;
 use crate::status::ReloadStatus;
+
+/// What the intake goes by.
+fn takes_in(config: &Config) -> (&IntakeSettings, &[Scrape], &Selection) {
+    (&config.intake, &config.scrape, &config.cgroups)
+}
 
 impl Agent {
     /// Ships to where the configuration now says.
@@ -83,7 +88,11 @@ impl Agent {
         }
         self.groups = self.watch_groups();
         let elsewhere = config.addresses != self.config.addresses;
+        let reported = takes_in(&config) != takes_in(&self.config);
         self.config = config;
+        if reported {
+            self.restart_intake().await?;
+        }
         if elsewhere {
             self.restart_shipping().await;
         }

@@ -74,6 +74,20 @@ pub enum StreamOver {
     },
 }
 
+impl StreamOver {
+    /// Whether another copy of the stream may have sealed what is not sealed here.
+    #[must_use]
+    pub fn lives_on(&self) -> bool {
+        match self {
+            Self::RolledBack { .. } | Self::OtherHash { .. } => true,
+            Self::Refused { reason, .. } => matches!(
+                reason,
+                RefusalReason::Chain | RefusalReason::Fork | RefusalReason::StreamClosed
+            ),
+        }
+    }
+}
+
 /// How the conversation goes on after something went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Consequence {

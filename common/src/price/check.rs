@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rust_decimal::Decimal;
 
 use super::{BillingUnit, Plan, Price, Scope, Tiers};
+use crate::application;
 use crate::meter::Meter;
 
 /// Meters of the host alone. The host's own reading is a control and is never rated, so a price on
@@ -62,6 +63,14 @@ pub enum Fault {
         /// The meter.
         meter: Meter,
     },
+    /// Application usage of every name together.
+    #[error(
+        "{0} counts what applications report under many names: say which one is charged, for example app_meter = \"requests\""
+    )]
+    NoAppMeter(Meter),
+    /// A name of application usage with a meter of something else.
+    #[error("{0} is not reported by applications: leave out app_meter")]
+    AppMeterElsewhere(Meter),
     /// A meter that no workload has.
     #[error(
         "{0} is measured of the host only, whose readings are a control and never billed: price a meter that workloads have"
@@ -146,7 +155,10 @@ impl Plan {
 
     fn check_double_billing(&self, found: &mut Vec<Problem>) {
         for (index, price) in self.prices.iter().enumerate() {
-            let same = |other: &&Price| other.meter == price.meter && other.scope == price.scope;
+            let same = |other: &&Price| {
+                (other.meter, other.scope) == (price.meter, price.scope)
+                    && other.app_meter == price.app_meter
+            };
             if let Some(other) = self.prices.iter().take(index).find(same) {
                 let fault = Fault::DoubleBilling {
                     meter: price.meter,
@@ -177,6 +189,11 @@ fn check_price(price: &Price, report: &mut impl FnMut(Fault)) {
             unit: price.per,
             meter: price.meter,
         });
+    }
+    match (application::is_app_meter(price.meter), &price.app_meter) {
+        (true, None) => report(Fault::NoAppMeter(price.meter)),
+        (false, Some(_)) => report(Fault::AppMeterElsewhere(price.meter)),
+        _ => {}
     }
     if HOST_ONLY.contains(&price.meter) {
         report(Fault::HostOnly(price.meter));
@@ -294,6 +311,37 @@ mod tests {
                 "{problem}"
             );
         }
+    }
+
+    #[test]
+    fn application_meters_are_priced_by_name_and_only_they() {
+        let plan = |prices: &str| -> Vec<String> {
+            let text =
+                format!("name = \"p\"\ntitle = \"P\"\ncurrency = \"EUR\"\nprices = [{prices}]");
+            let plan: Plan = toml::from_str(&text).unwrap();
+            plan.check().iter().map(ToString::to_string).collect()
+        };
+        let price = |id: &str, meter: &str, per: &str, name: &str| {
+            format!(
+                r#"{{ id = "{id}", title = "T", meter = "{meter}", {name} per = "{per}", model = "per_unit", price = "1" }},"#
+            )
+        };
+        let requests = r#"app_meter = "requests","#;
+        let exports = r#"app_meter = "exports","#;
+        let both = price("a", "app.count", "thousand", requests)
+            + &price("b", "app.count", "one", exports)
+            + &price("c", "app.bytes", "GB", requests);
+        assert_eq!(plan(&both), [""; 0]);
+        let twice = price("a", "app.count", "thousand", requests)
+            + &price("b", "app.count", "one", requests);
+        assert!(plan(&twice)[0].contains("billed twice"));
+        let unnamed = plan(&price("a", "app.count", "one", ""));
+        assert!(unnamed[0].contains("app_meter"), "{unnamed:?}");
+        let elsewhere = plan(&price("a", "disk.read", "GB", requests));
+        assert!(
+            elsewhere[0].contains("leave out app_meter"),
+            "{elsewhere:?}"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::{BillingUnit, Model, Price, Scope, Tier, Tiers, number};
+use crate::application::AppMeter;
 use crate::meter::Meter;
 
 /// A price whose keys do not fit its model.
@@ -48,6 +49,8 @@ pub(super) struct PriceDocument {
     id: String,
     title: String,
     meter: Meter,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    app_meter: Option<AppMeter>,
     per: BillingUnit,
     #[serde(default, skip_serializing_if = "is_default")]
     scope: Scope,
@@ -137,6 +140,7 @@ impl TryFrom<PriceDocument> for Price {
             id,
             title,
             meter,
+            app_meter,
             per,
             scope,
             free,
@@ -146,6 +150,7 @@ impl TryFrom<PriceDocument> for Price {
             id,
             title,
             meter,
+            app_meter,
             per,
             scope,
             free,
@@ -160,6 +165,7 @@ impl From<Price> for PriceDocument {
             id,
             title,
             meter,
+            app_meter,
             per,
             scope,
             free,
@@ -178,6 +184,7 @@ impl From<Price> for PriceDocument {
             id,
             title,
             meter,
+            app_meter,
             per,
             scope,
             free,

@@ -74,6 +74,9 @@ const UNITS: &[Definition] = &[
     unit("minute", Unit::Seconds, MINUTE),
     unit("hour", Unit::Seconds, HOUR),
     unit("day", Unit::Seconds, DAY),
+    unit("one", Unit::Count, 1),
+    unit("thousand", Unit::Count, KB),
+    unit("million", Unit::Count, MB),
     unit("process-second", Unit::ProcessSeconds, 1),
     unit("process-hour", Unit::ProcessSeconds, HOUR),
 ];

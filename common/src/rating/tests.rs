@@ -31,6 +31,7 @@ fn cpu(model: Model) -> Price {
         id: "cpu".into(),
         title: "CPU time".into(),
         meter: crate::meter::Meter::CPU_TIME,
+        app_meter: None,
         per: "cpu-hour".parse::<BillingUnit>().unwrap(),
         scope: Scope::Account,
         free: Decimal::ZERO,

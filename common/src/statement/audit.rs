@@ -73,14 +73,15 @@ fn charged_by_both(first: &PlanWindow, second: &PlanWindow) -> Option<String> {
     if first.plan.name == second.plan.name {
         return Some("the same prices".to_owned());
     }
-    let meters = |window: &'_ PlanWindow| -> Vec<_> {
-        window.plan.prices.iter().map(|price| price.meter).collect()
-    };
-    let others = meters(second);
-    meters(first)
-        .into_iter()
-        .find(|meter| others.contains(meter))
-        .map(|meter| meter.to_string())
+    let mut charged = first.plan.prices.iter();
+    let both = charged.find(|price| {
+        let mut others = second.plan.prices.iter();
+        others.any(|other| (other.meter, &other.app_meter) == (price.meter, &price.app_meter))
+    })?;
+    Some(match &both.app_meter {
+        Some(name) => format!("{} {name}", both.meter),
+        None => both.meter.to_string(),
+    })
 }
 
 fn check_usage(input: &StatementInput, item: &UsageItem) -> Result<(), StatementError> {

@@ -131,7 +131,7 @@ impl<'a> Charges<'a> {
             }
             reason = reason.map(|_| UnpricedReason::NoPrice);
             for (p, price) in window.plan.prices.iter().enumerate() {
-                if price.meter == item.meter {
+                if price.charges(item.meter, &item.workload) {
                     self.priced
                         .entry((w, p, rated_alone(price, item)))
                         .or_default()

@@ -31,6 +31,7 @@ fn price(id: &str, meter: Meter, per: &str, text: &str) -> Price {
         id: id.into(),
         title: id.to_uppercase(),
         meter,
+        app_meter: None,
         per: per.parse().unwrap(),
         scope: Scope::Account,
         free: Decimal::ZERO,

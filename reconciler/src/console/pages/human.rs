@@ -18,7 +18,7 @@ pub(super) fn quantity(value: u128, unit: Unit) -> String {
         ),
         Unit::Bytes => bytes(value),
         Unit::ByteSeconds => byte_seconds(value),
-        Unit::Operations => grouped(value),
+        Unit::Operations | Unit::Count => grouped(value),
         Unit::ProcessSeconds => format!("{} process·s", grouped(value)),
     }
 }
