@@ -6,7 +6,7 @@ use tallystick_common::chain::{Link, StreamState};
 use tallystick_common::ids::{BootId, Hash, Seq, WorkloadName};
 use tallystick_common::keys::KeyRing;
 use tallystick_common::meter::Meter;
-use tallystick_common::reading::{Cause, Quality};
+use tallystick_common::reading::{Cause, Interval, Quality};
 use tallystick_common::seal::{SealedSegment, VerifiedSegment};
 use tallystick_common::segment::{CloseReason, Previous, Purpose};
 use tallystick_common::time::{Micros, Timestamp};
@@ -286,6 +286,118 @@ fn a_boot_in_1970_seals_nothing_until_the_clock_is_right_and_bills_what_was_used
             .filter(|interval| interval.quantity > 0)
             .all(|interval| interval.quality == Quality::Interpolated(Cause::ClockStep))
     );
+}
+
+/// Quantity sealed of a workload in intervals of which `holds` is true.
+fn sealed_where(
+    segments: &[VerifiedSegment],
+    workload: &str,
+    holds: impl Fn(&Interval) -> bool,
+) -> u128 {
+    let blocks = segments.iter().flat_map(VerifiedSegment::blocks);
+    blocks
+        .filter(|block| block.workload.as_str() == workload)
+        .flat_map(|block| block.runs().iter().flat_map(|run| block.intervals(run)))
+        .filter(holds)
+        .map(|interval| interval.quantity)
+        .sum()
+}
+
+#[test]
+fn a_night_asleep_is_no_measured_time_and_what_was_counted_is_billed_once() {
+    const NIGHT: u64 = 8 * 3_600;
+    let unit = "cgroup/unit-0.service";
+    let folder = tempfile::tempdir().unwrap();
+    let mut metered = station(folder.path(), 1);
+    meter(&mut metered, 0..601, 1);
+    // Awake for the first of these ten seconds and the last.
+    let mut woken = sample(602, 1);
+    woken.moment.wall = Timestamp::from_seconds(BEGIN_S + 602 + NIGHT).unwrap();
+    woken.moment.boottime = Micros::from_seconds(602 + NIGHT);
+    metered.observe(&woken);
+    metered.seal([4; 32]).unwrap();
+    drop(metered);
+    let mut metered = station(folder.path(), 2);
+    let mut later = sample(612, 1);
+    later.moment.wall = Timestamp::from_seconds(BEGIN_S + 612 + NIGHT).unwrap();
+    later.moment.boottime = Micros::from_seconds(612 + NIGHT);
+    metered.observe(&later);
+    metered.seal([4; 32]).unwrap();
+    let segments = verified(&metered);
+    assert_continuous(&segments);
+    assert_eq!(sealed_usage(&segments, unit), 612 * 1_000);
+    let asleep = |interval: &Interval| {
+        let over = interval.end.since(interval.start).0;
+        let spread = interval.quality == Quality::Exact || interval.measured.0 > 20_000_000;
+        interval.quantity > 0 && spread && over > 3_600_000_000
+    };
+    assert_eq!(sealed_where(&segments, unit, asleep), 0);
+}
+
+#[test]
+fn counters_that_slip_back_a_little_bill_nothing_until_they_are_past_their_mark() {
+    let unit = "cgroup/unit-0.service";
+    let folder = tempfile::tempdir().unwrap();
+    let mut metered = station(folder.path(), 1);
+    meter(&mut metered, 0..601, 1);
+    // Stands at 600,000; what follows is what its kernel shows of it.
+    for (step, raw) in [598_000, 599_999, 600_500, 600_100, 600_400, 603_000]
+        .into_iter()
+        .enumerate()
+    {
+        let second = 610 + 10 * u64::try_from(step).unwrap();
+        let mut slipped = sample(second, 1);
+        let of_unit = |source: &&mut SourceReading| source.workload.as_str() == unit;
+        let source = slipped.sources.iter_mut().find(of_unit).unwrap();
+        source.raw = Raw::Counter(raw);
+        metered.observe(&slipped);
+        metered.seal([4; 32]).unwrap();
+        // The mark outlives the process.
+        drop(metered);
+        metered = station(folder.path(), 2);
+    }
+    let segments = verified(&metered);
+    assert_continuous(&segments);
+    assert_eq!(sealed_usage(&segments, unit), 603_000, "its highest, once");
+}
+
+#[test]
+fn a_reboot_closes_registers_and_units_that_start_again_count_from_nothing() {
+    let unit = "cgroup/unit-0.service";
+    let folder = tempfile::tempdir().unwrap();
+    let mut metered = station(folder.path(), 1);
+    meter(&mut metered, 0..601, 1);
+    drop(metered);
+    let mut metered = station(folder.path(), 2);
+    // The node came up at second 700; the units run again, under the ids they had.
+    for second in [720, 780, 840] {
+        let mut again = sample(second - 700, 1);
+        again.boot = BootId([9; 16]);
+        again.moment.wall = Timestamp::from_seconds(BEGIN_S + second).unwrap();
+        for source in &mut again.sources {
+            source.identity.boot = again.boot;
+        }
+        metered.observe(&again);
+        metered.seal([4; 32]).unwrap();
+    }
+    let segments = verified(&metered);
+    assert_continuous(&segments);
+    assert_eq!(sealed_usage(&segments, unit), (600 + 140) * 1_000);
+    let closed = segments.iter().flat_map(|segment| segment.blocks());
+    let reasons: Vec<CloseReason> = closed
+        .flat_map(|block| block.runs().iter().filter_map(|run| run.closed))
+        .collect();
+    assert_eq!(
+        reasons,
+        [CloseReason::Reboot; 3],
+        "host, host/other and the unit"
+    );
+    let gaps: Vec<(Cause, u64)> = segments
+        .iter()
+        .flat_map(|segment| &segment.header().gaps)
+        .map(|gap| (gap.cause, gap.to.since(gap.from).0 / 1_000_000))
+        .collect();
+    assert_eq!(gaps, [(Cause::NodeDown, 100)]);
 }
 
 #[test]
