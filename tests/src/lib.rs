@@ -12,6 +12,7 @@ pub mod fixture;
 pub mod group;
 pub mod http;
 pub mod poll;
+pub mod postgres;
 pub mod process;
 pub mod relay;
 pub mod sides;
