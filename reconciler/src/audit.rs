@@ -5,13 +5,12 @@
 //! somebody who kept a [`Checkpoint`]. An entry belongs into the transaction of the change it tells of.
 
 use serde::Serialize;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use tallystick_common::codec;
 use tallystick_common::ids::Hash;
 use tallystick_common::time::Timestamp;
 
 use crate::store::column::{bytes, instant, unsigned};
+use crate::store::sql::{self, Row};
 use crate::store::{Connection, StoreError};
 
 /// Keeps these hashes apart from all others.
@@ -120,7 +119,7 @@ pub async fn append(conn: &mut Connection, note: &Note<'_>) -> Result<Entry, Sto
         hash: Hash::ZERO,
     };
     entry.hash = entry.computed_hash();
-    sqlx::query(
+    sql::query(
         "INSERT INTO audit (seq, at, actor, action, subject, detail, previous, hash) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
@@ -142,7 +141,7 @@ pub async fn append(conn: &mut Connection, note: &Note<'_>) -> Result<Entry, Sto
 /// # Errors
 /// When the database fails or the row is damaged.
 pub async fn head(conn: &mut Connection) -> Result<Checkpoint, StoreError> {
-    let last = sqlx::query("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
+    let last = sql::query("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
         .fetch_optional(conn)
         .await?;
     let Some(row) = last else {
@@ -166,7 +165,7 @@ pub async fn entries(
     after: u64,
     limit: u32,
 ) -> Result<Vec<Entry>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2")
+    let rows = sql::query("SELECT * FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2")
         .bind(crate::store::column::number(after, "an audit entry")?)
         .bind(i64::from(limit))
         .fetch_all(conn)
@@ -217,7 +216,7 @@ pub async fn verify(conn: &mut Connection) -> Result<Verification, StoreError> {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<Entry, StoreError> {
+fn read(row: &Row) -> Result<Entry, StoreError> {
     Ok(Entry {
         seq: unsigned(row, "seq", "audit.seq")?,
         at: instant(row, "at", "audit.at")?,
@@ -233,10 +232,10 @@ fn read(row: &SqliteRow) -> Result<Entry, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::store;
+    use crate::store::testing::{ENGINES, Engine, Home, store};
 
-    async fn log_of(count: u64) -> (tempfile::TempDir, crate::store::Store) {
-        let (folder, store) = store().await;
+    async fn log_of(engine: Engine, count: u64) -> (Home, crate::store::Store) {
+        let (folder, store) = store(engine).await;
         let mut tx = store.write().await.unwrap();
         for number in 0..count {
             let note = Note {
@@ -254,20 +253,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_untouched_log_is_whole() {
-        let (_folder, store) = log_of(5).await;
-        let mut tx = store.read().await.unwrap();
-        let Verification::Whole(found) = verify(&mut tx).await.unwrap() else {
-            panic!("broken")
-        };
-        assert_eq!(found.entries, 5);
-        assert_eq!(found, head(&mut tx).await.unwrap());
+        for engine in ENGINES {
+            let (_folder, store) = log_of(engine, 5).await;
+            let mut tx = store.read().await.unwrap();
+            let Verification::Whole(found) = verify(&mut tx).await.unwrap() else {
+                panic!("broken")
+            };
+            assert_eq!(found.entries, 5);
+            assert_eq!(found, head(&mut tx).await.unwrap());
+        }
     }
 
-    async fn after(damage: &'static str) -> Verification {
-        let (_folder, store) = log_of(5).await;
+    async fn after(engine: Engine, damage: &'static str) -> Verification {
+        let (_folder, store) = log_of(engine, 5).await;
         let mut tx = store.write().await.unwrap();
         assert_eq!(
-            sqlx::query(damage)
+            sql::query(damage)
                 .execute(&mut *tx)
                 .await
                 .unwrap()
@@ -279,60 +280,67 @@ mod tests {
 
     #[tokio::test]
     async fn a_changed_entry_is_found() {
-        for damage in [
-            "UPDATE audit SET actor = 'cli:eve' WHERE seq = 3",
-            "UPDATE audit SET detail = '{}' WHERE seq = 3",
-            "UPDATE audit SET at = 77 WHERE seq = 3",
-        ] {
-            assert!(
-                matches!(after(damage).await, Verification::Broken { seq: 3, .. }),
-                "{damage}"
-            );
+        for engine in ENGINES {
+            for damage in [
+                "UPDATE audit SET actor = 'cli:eve' WHERE seq = 3",
+                "UPDATE audit SET detail = '{}' WHERE seq = 3",
+                "UPDATE audit SET at = 77 WHERE seq = 3",
+            ] {
+                let found = after(engine, damage).await;
+                let expected = matches!(found, Verification::Broken { seq: 3, .. });
+                assert!(expected, "{damage}: {found:?}");
+            }
         }
     }
 
     #[tokio::test]
     async fn a_removed_entry_is_found() {
-        let found = after("DELETE FROM audit WHERE seq = 3").await;
-        assert!(
-            matches!(found, Verification::Broken { seq: 4, .. }),
-            "{found:?}"
-        );
+        for engine in ENGINES {
+            let found = after(engine, "DELETE FROM audit WHERE seq = 3").await;
+            assert!(
+                matches!(found, Verification::Broken { seq: 4, .. }),
+                "{found:?}"
+            );
+        }
     }
 
     #[tokio::test]
     async fn cut_off_entries_show_against_a_checkpoint() {
-        let (_folder, store) = log_of(5).await;
-        let mut tx = store.write().await.unwrap();
-        let kept = head(&mut tx).await.unwrap();
-        sqlx::query("DELETE FROM audit WHERE seq = 5")
-            .execute(&mut *tx)
-            .await
-            .unwrap();
-        assert_ne!(verify(&mut tx).await.unwrap(), Verification::Whole(kept));
-        assert!(!passes(&mut tx, kept).await.unwrap());
+        for engine in ENGINES {
+            let (_folder, store) = log_of(engine, 5).await;
+            let mut tx = store.write().await.unwrap();
+            let kept = head(&mut tx).await.unwrap();
+            sql::query("DELETE FROM audit WHERE seq = 5")
+                .execute(&mut *tx)
+                .await
+                .unwrap();
+            assert_ne!(verify(&mut tx).await.unwrap(), Verification::Whole(kept));
+            assert!(!passes(&mut tx, kept).await.unwrap());
+        }
     }
 
     #[tokio::test]
     async fn a_log_passes_through_every_checkpoint_it_ever_had() {
-        let (_folder, store) = log_of(5).await;
-        let mut tx = store.read().await.unwrap();
-        let none = Checkpoint {
-            entries: 0,
-            head: Hash::ZERO,
-        };
-        assert!(passes(&mut tx, none).await.unwrap());
-        for entry in entries(&mut tx, 0, 10).await.unwrap() {
-            let kept = Checkpoint {
-                entries: entry.seq,
-                head: entry.hash,
+        for engine in ENGINES {
+            let (_folder, store) = log_of(engine, 5).await;
+            let mut tx = store.read().await.unwrap();
+            let none = Checkpoint {
+                entries: 0,
+                head: Hash::ZERO,
             };
-            assert!(passes(&mut tx, kept).await.unwrap());
-            let other = Checkpoint {
-                head: Hash([1; 32]),
-                ..kept
-            };
-            assert!(!passes(&mut tx, other).await.unwrap());
+            assert!(passes(&mut tx, none).await.unwrap());
+            for entry in entries(&mut tx, 0, 10).await.unwrap() {
+                let kept = Checkpoint {
+                    entries: entry.seq,
+                    head: entry.hash,
+                };
+                assert!(passes(&mut tx, kept).await.unwrap());
+                let other = Checkpoint {
+                    head: Hash([1; 32]),
+                    ..kept
+                };
+                assert!(!passes(&mut tx, other).await.unwrap());
+            }
         }
     }
 }

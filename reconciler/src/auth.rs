@@ -255,7 +255,7 @@ pub async fn logout(store: &Store, cookie: &str) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::store;
+    use crate::store::testing::{ENGINES, store};
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_seconds(seconds).unwrap()
@@ -263,98 +263,104 @@ mod tests {
 
     #[tokio::test]
     async fn a_login_link_works_once_and_not_for_long() {
-        let (_folder, store) = store().await;
-        let code = create_login(&store, "console", at(0)).await.unwrap();
-        assert!(
-            login_by_code(&store, "tsl_guess", at(1))
+        for engine in ENGINES {
+            let (_folder, store) = store(engine).await;
+            let code = create_login(&store, "console", at(0)).await.unwrap();
+            assert!(
+                login_by_code(&store, "tsl_guess", at(1))
+                    .await
+                    .unwrap()
+                    .is_none()
+            );
+            let session = login_by_code(&store, code.reveal(), at(1))
                 .await
                 .unwrap()
-                .is_none()
-        );
-        let session = login_by_code(&store, code.reveal(), at(1))
-            .await
-            .unwrap()
-            .unwrap();
-        assert!(
-            login_by_code(&store, code.reveal(), at(2))
-                .await
-                .unwrap()
-                .is_none(),
-            "used"
-        );
-        assert!(
-            session_actor(&store, session.reveal(), at(3))
-                .await
-                .unwrap()
-                .is_some()
-        );
-        let over = at(2 + SESSION_LIFE.0 / 1_000_000);
-        assert!(
-            session_actor(&store, session.reveal(), over)
-                .await
-                .unwrap()
-                .is_none()
-        );
-        logout(&store, session.reveal()).await.unwrap();
-        assert!(
-            session_actor(&store, session.reveal(), at(3))
-                .await
-                .unwrap()
-                .is_none()
-        );
+                .unwrap();
+            assert!(
+                login_by_code(&store, code.reveal(), at(2))
+                    .await
+                    .unwrap()
+                    .is_none(),
+                "used"
+            );
+            assert!(
+                session_actor(&store, session.reveal(), at(3))
+                    .await
+                    .unwrap()
+                    .is_some()
+            );
+            let over = at(2 + SESSION_LIFE.0 / 1_000_000);
+            assert!(
+                session_actor(&store, session.reveal(), over)
+                    .await
+                    .unwrap()
+                    .is_none()
+            );
+            logout(&store, session.reveal()).await.unwrap();
+            assert!(
+                session_actor(&store, session.reveal(), at(3))
+                    .await
+                    .unwrap()
+                    .is_none()
+            );
 
-        let late = create_login(&store, "console", at(0)).await.unwrap();
-        assert!(
-            login_by_code(&store, late.reveal(), at(901))
-                .await
-                .unwrap()
-                .is_none()
-        );
+            let late = create_login(&store, "console", at(0)).await.unwrap();
+            assert!(
+                login_by_code(&store, late.reveal(), at(901))
+                    .await
+                    .unwrap()
+                    .is_none()
+            );
+        }
     }
 
     #[tokio::test]
     async fn a_revoked_token_opens_nothing_and_ends_its_sessions() {
-        let (_folder, store) = store().await;
-        let token = create_named_token(&store, "export", "cli:anna", at(0))
-            .await
-            .unwrap();
-        let taken = create_named_token(&store, "export", "cli:anna", at(1)).await;
-        assert!(matches!(taken, Err(AuthError::Taken(_))), "{taken:?}");
-        let session = login_by_token(&store, token.reveal(), at(1))
-            .await
-            .unwrap()
-            .unwrap();
-        revoke_token(&store, "export", "cli:anna", at(2))
-            .await
-            .unwrap();
-        assert_eq!(token_actor(&store, token.reveal()).await.unwrap(), None);
-        assert_eq!(
-            session_actor(&store, session.reveal(), at(3))
+        for engine in ENGINES {
+            let (_folder, store) = store(engine).await;
+            let token = create_named_token(&store, "export", "cli:anna", at(0))
                 .await
-                .unwrap(),
-            None
-        );
-        let again = revoke_token(&store, "export", "cli:anna", at(3)).await;
-        assert_eq!(again.unwrap(), at(2), "it had been done");
-        let unknown = revoke_token(&store, "exprot", "cli:anna", at(3)).await;
-        assert!(matches!(unknown, Err(AuthError::Unknown(_))), "{unknown:?}");
-        create_named_token(&store, "export", "cli:anna", at(4))
-            .await
-            .unwrap();
+                .unwrap();
+            let taken = create_named_token(&store, "export", "cli:anna", at(1)).await;
+            assert!(matches!(taken, Err(AuthError::Taken(_))), "{taken:?}");
+            let session = login_by_token(&store, token.reveal(), at(1))
+                .await
+                .unwrap()
+                .unwrap();
+            revoke_token(&store, "export", "cli:anna", at(2))
+                .await
+                .unwrap();
+            assert_eq!(token_actor(&store, token.reveal()).await.unwrap(), None);
+            assert_eq!(
+                session_actor(&store, session.reveal(), at(3))
+                    .await
+                    .unwrap(),
+                None
+            );
+            let again = revoke_token(&store, "export", "cli:anna", at(3)).await;
+            assert_eq!(again.unwrap(), at(2), "it had been done");
+            let unknown = revoke_token(&store, "exprot", "cli:anna", at(3)).await;
+            assert!(matches!(unknown, Err(AuthError::Unknown(_))), "{unknown:?}");
+            create_named_token(&store, "export", "cli:anna", at(4))
+                .await
+                .unwrap();
+        }
     }
 
     #[tokio::test]
     async fn a_token_is_known_by_its_hash_alone() {
-        let (_folder, store) = store().await;
-        let token = create_token(&store, "admin", "cli:anna", at(0))
-            .await
-            .unwrap();
-        let actor = token_actor(&store, token.reveal()).await.unwrap();
-        assert_eq!(actor.as_deref(), Some("api:admin"));
-        assert_eq!(
-            token_actor(&store, &hash(token.reveal())).await.unwrap(),
-            None
-        );
-        assert_eq!(token_actor(&store, "").await.unwrap(), None);
+        for engine in ENGINES {
+            let (_folder, store) = store(engine).await;
+            let token = create_token(&store, "admin", "cli:anna", at(0))
+                .await
+                .unwrap();
+            let actor = token_actor(&store, token.reveal()).await.unwrap();
+            assert_eq!(actor.as_deref(), Some("api:admin"));
+            assert_eq!(
+                token_actor(&store, &hash(token.reveal())).await.unwrap(),
+                None
+            );
+            assert_eq!(token_actor(&store, "").await.unwrap(), None);
+        }
     }
 }

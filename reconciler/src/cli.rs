@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tallystick_common::told::told;
 
 use crate::config::{Config, ConfigError, DEFAULT_DATA};
-use crate::store::Store;
+use crate::store::{Location, Store};
 
 mod account;
 mod api_token;
@@ -72,6 +72,17 @@ struct Common {
         env = "TALLYSTICK_RECONCILER_CONFIG"
     )]
     config: Option<PathBuf>,
+    /// The store: postgres://USER@HOST/DATABASE, the folder of a server's socket, or a file. Overrides
+    /// the configuration. A password is better kept in the environment, in a password file (PGPASSFILE)
+    /// or in the configuration than on a command line.
+    #[arg(
+        long,
+        global = true,
+        value_name = "LOCATION",
+        env = "TALLYSTICK_RECONCILER_STORE",
+        hide_env_values = true
+    )]
+    store: Option<String>,
     /// JSON instead of tables.
     #[arg(long, global = true)]
     json: bool,
@@ -100,10 +111,16 @@ impl Cli {
 
 impl Common {
     fn load(&self) -> Result<Config, ConfigError> {
-        match &self.config {
+        let mut config = match &self.config {
             Some(file) => Config::load_file(&self.data, file),
             None => Config::load(&self.data),
+        }?;
+        if let Some(text) = &self.store {
+            let path = PathBuf::from("--store");
+            config.store = Location::parse(text, &self.data)
+                .map_err(|source| ConfigError::Store { path, source })?;
         }
+        Ok(config)
     }
 }
 
@@ -163,7 +180,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Plan(plan::PlanCommand::Check { file }) => plan::check(output, &file),
         command => {
             let config = common.load()?;
-            let store = Store::open(&config.store()).await?;
+            let store = Store::open(&config.store).await?;
             let session = Session {
                 config,
                 store,

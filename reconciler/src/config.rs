@@ -3,6 +3,7 @@
 //!
 //! ```toml
 //! seller = "Example Hosting Ltd"           # stands on invoices
+//! store = "postgres://tally@db/usage"      # instead of the file in the data folder; a socket's folder, a path
 //! [listen]
 //! ingest = "0.0.0.0:8621"                  # UDP, and TCP of the same number: agents
 //! http = "127.0.0.1:8620"                  # TCP: API and console
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::authority::Lives;
+use crate::store::{BadLocation, Location, Store};
 
 /// Name of the file in the data folder.
 pub const FILE_NAME: &str = "reconciler.toml";
@@ -30,8 +32,10 @@ pub const DEFAULT_DATA: &str = "/var/lib/tallystick/reconciler";
 /// How the reconciler runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Folder of authority and store.
+    /// Folder of the authority, and of the store unless that is elsewhere.
     pub data: PathBuf,
+    /// Where the store is.
+    pub store: Location,
     /// UDP address for agents, and TCP of the same number.
     pub ingest: SocketAddr,
     /// TCP address of API and console.
@@ -63,12 +67,21 @@ pub enum ConfigError {
         /// What is wrong, with its line.
         source: Box<toml::de::Error>,
     },
+    /// The store's location is not one.
+    #[error("read configuration {path}: {source}")]
+    Store {
+        /// The file, or what else says it.
+        path: PathBuf,
+        /// What is wrong.
+        source: BadLocation,
+    },
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     seller: Option<String>,
+    store: Option<String>,
     #[serde(default)]
     listen: Listen,
     #[serde(default)]
@@ -130,7 +143,7 @@ impl Config {
     /// All defaults, for a data folder.
     #[must_use]
     pub fn of(data: &Path) -> Self {
-        Self::from_file(data, File::default())
+        Self::from_file(data, File::default(), default_store(data))
     }
 
     /// What the data folder's file says, defaults for the rest.
@@ -166,20 +179,34 @@ impl Config {
     }
 
     fn parse(data: &Path, path: PathBuf, text: &str) -> Result<Self, ConfigError> {
-        let file = toml::from_str(text).map_err(|source| ConfigError::Parse {
-            path,
-            source: Box::new(source),
-        })?;
-        Ok(Self::from_file(data, file))
+        let file: File = match toml::from_str(text) {
+            Ok(file) => file,
+            Err(mut source) => {
+                // The line at fault is told, but not the one that may hold a password.
+                if source.to_string().contains("://") {
+                    source.set_input(None);
+                }
+                let source = Box::new(source);
+                return Err(ConfigError::Parse { path, source });
+            }
+        };
+        let store = match &file.store {
+            None => default_store(data),
+            Some(text) => {
+                Location::parse(text, data).map_err(|source| ConfigError::Store { path, source })?
+            }
+        };
+        Ok(Self::from_file(data, file, store))
     }
 
-    fn from_file(data: &Path, file: File) -> Self {
+    fn from_file(data: &Path, file: File, store: Location) -> Self {
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let usual = Lives::default();
         let of = |life: Option<Life>, usual| life.map_or(usual, |life| life.0);
         Self {
             data: data.to_owned(),
+            store,
             ingest: file.listen.ingest.unwrap_or_else(|| any(8621)),
             http: file.listen.http.unwrap_or_else(|| local(8620)),
             addresses: file.listen.addresses,
@@ -190,12 +217,10 @@ impl Config {
             },
         }
     }
+}
 
-    /// The store's file.
-    #[must_use]
-    pub fn store(&self) -> PathBuf {
-        self.data.join(crate::store::Store::FILE_NAME)
-    }
+fn default_store(data: &Path) -> Location {
+    Location::File(data.join(Store::FILE_NAME))
 }
 
 #[cfg(test)]
@@ -214,6 +239,21 @@ mod tests {
         let config = Config::load(folder.path()).unwrap();
         assert_eq!((config.seller.as_str(), config.http.port()), ("S", 1));
         assert_eq!(config.ingest, Config::of(folder.path()).ingest);
+        assert_eq!(config.store, Config::of(folder.path()).store);
+    }
+
+    #[test]
+    fn a_store_elsewhere_is_taken_and_its_password_is_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE_NAME);
+        std::fs::write(&file, "store = \"postgres://tally:hunter2@db/usage\"\n").unwrap();
+        let config = Config::load(folder.path()).unwrap();
+        assert_eq!(config.store.to_string(), "postgres://tally@db:5432/usage");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        std::fs::write(&file, "store = \"mysql://tally:hunter2@db/usage\"\n").unwrap();
+        let error = Config::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("neither a path"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]

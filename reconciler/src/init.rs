@@ -7,7 +7,8 @@ use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
 
 use crate::auth::{self, AuthError, Secret};
-use crate::authority::{Authority, AuthorityError, Lives};
+use crate::authority::{Authority, AuthorityError};
+use crate::config::Config;
 use crate::store::{Store, StoreError};
 
 /// Why a data folder could not be made ready.
@@ -42,22 +43,21 @@ pub enum InitError {
 /// # Errors
 /// When the folder has an authority or a store already, or cannot be written.
 pub async fn init(data: &Path, actor: &str, now: Timestamp) -> Result<Secret, InitError> {
-    init_with(data, Lives::default(), actor, now).await
+    init_with(&Config::of(data), actor, now).await
 }
 
-/// As [`init`], with certificates that hold as long as said.
+/// As [`init`], as a configuration says.
 ///
 /// # Errors
 /// As [`init`].
-pub async fn init_with(
-    data: &Path,
-    lives: Lives,
-    actor: &str,
-    now: Timestamp,
-) -> Result<Secret, InitError> {
-    make_folder(data)?;
-    Authority::create_with(data, lives, now)?;
-    let store = Store::create(&data.join(Store::FILE_NAME), epoch()?, now).await?;
+pub async fn init_with(config: &Config, actor: &str, now: Timestamp) -> Result<Secret, InitError> {
+    make_folder(&config.data)?;
+    if Store::is_at(&config.store).await? {
+        let store = config.store.clone();
+        return Err(StoreError::Exists { store }.into());
+    }
+    Authority::create_with(&config.data, config.lives, now)?;
+    let store = Store::create(&config.store, epoch()?, now).await?;
     let token = auth::create_token(&store, "admin", actor, now).await?;
     store.close().await;
     Ok(token)
@@ -70,7 +70,7 @@ pub async fn init_with(
 pub async fn open_or_init(data: &Path, now: Timestamp) -> Result<(Authority, Store), InitError> {
     make_folder(data)?;
     let authority = Authority::open_or_create(data, now)?;
-    let store = Store::open_or_create(&data.join(Store::FILE_NAME), epoch()?, now).await?;
+    let store = Store::open_or_create(&Config::of(data).store, epoch()?, now).await?;
     Ok((authority, store))
 }
 

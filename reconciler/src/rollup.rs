@@ -190,10 +190,11 @@ mod tests {
     use crate::ingest::commit;
     use crate::ingest::intake::Intake as _;
     use crate::ingest::testing::{Agent, at};
-    use crate::store::testing;
+    use crate::store::sql;
+    use crate::store::testing::{self, ENGINES, Engine, Home};
 
-    async fn stored() -> (tempfile::TempDir, Store) {
-        let (folder, store) = testing::store().await;
+    async fn stored(engine: Engine) -> (Home, Store) {
+        let (folder, store) = testing::store(engine).await;
         let (intake, committer) = commit::channel(store.clone(), || at(3600), Arc::default());
         let committing = tokio::spawn(committer.run());
         for number in 1..=3 {
@@ -219,7 +220,7 @@ mod tests {
         let left = behind(store).await.len();
         let mut tx = store.read().await.unwrap();
         let query = "SELECT COALESCE(SUM(quantity0), 0) FROM rollups WHERE meter = $1";
-        let sum = sqlx::query_scalar(query)
+        let sum = sql::query_scalar(query)
             .bind(i64::from(tallystick_common::meter::Meter::CPU_TIME.code()))
             .fetch_one(&mut *tx)
             .await
@@ -229,66 +230,74 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_another_writer_moved_is_added_once_and_holds_up_no_other() {
-        let (_folder, store) = stored().await;
-        let pages = read(&store, &mut behind(&store).await, PAGE).await.unwrap();
-        let advances = add_up(pages).unwrap();
-        assert_eq!(advances.len(), 3);
-        assert_eq!(held(&store).await, (0, 3));
-        write(&store, &advances[1..2]).await.unwrap();
-        assert_eq!(held(&store).await, (4000, 2));
-        assert!(!try_write(&store, &advances).await.unwrap());
-        assert_eq!(held(&store).await, (4000, 2), "all of it or none");
-        write(&store, &advances).await.unwrap();
-        assert_eq!(held(&store).await, (12_000, 0));
-        write(&store, &advances).await.unwrap();
-        assert_eq!(held(&store).await, (12_000, 0), "I1");
+        for engine in ENGINES {
+            let (_folder, store) = stored(engine).await;
+            let pages = read(&store, &mut behind(&store).await, PAGE).await.unwrap();
+            let advances = add_up(pages).unwrap();
+            assert_eq!(advances.len(), 3);
+            assert_eq!(held(&store).await, (0, 3));
+            write(&store, &advances[1..2]).await.unwrap();
+            assert_eq!(held(&store).await, (4000, 2));
+            assert!(!try_write(&store, &advances).await.unwrap());
+            assert_eq!(held(&store).await, (4000, 2), "all of it or none");
+            write(&store, &advances).await.unwrap();
+            assert_eq!(held(&store).await, (12_000, 0));
+            write(&store, &advances).await.unwrap();
+            assert_eq!(held(&store).await, (12_000, 0), "I1");
+        }
     }
 
     #[tokio::test]
     async fn what_is_read_in_pieces_adds_up_to_the_same() {
-        let (_folder, store) = stored().await;
-        let (mut behind, mut sizes) = (behind(&store).await, Vec::new());
-        while !behind.is_empty() {
-            let pages = read(&store, &mut behind, 5).await.unwrap();
-            sizes.extend(pages.iter().map(|(_, segments)| segments.len()));
-            write(&store, &add_up(pages).unwrap()).await.unwrap();
+        for engine in ENGINES {
+            let (_folder, store) = stored(engine).await;
+            let (mut behind, mut sizes) = (behind(&store).await, Vec::new());
+            while !behind.is_empty() {
+                let pages = read(&store, &mut behind, 5).await.unwrap();
+                sizes.extend(pages.iter().map(|(_, segments)| segments.len()));
+                write(&store, &add_up(pages).unwrap()).await.unwrap();
+            }
+            assert_eq!(sizes, [4, 1, 3, 2, 2]);
+            assert_eq!(held(&store).await, (12_000, 0));
         }
-        assert_eq!(sizes, [4, 1, 3, 2, 2]);
-        assert_eq!(held(&store).await, (12_000, 0));
     }
 
     /// A register that a quarantined segment moves ends elsewhere than what was counted of it.
     #[tokio::test]
     async fn what_a_moved_register_counted_stays_with_its_first_workload() {
-        let (_folder, store) = testing::store().await;
-        let (intake, committer) = commit::channel(store.clone(), || at(3600), Arc::default());
-        let committing = tokio::spawn(committer.run());
-        let mut agent = Agent::new(1, 1).enrolled(&store).await;
-        let mut moved = {
+        for engine in ENGINES {
+            let (_folder, store) = testing::store(engine).await;
+            let (intake, committer) = commit::channel(store.clone(), || at(3600), Arc::default());
+            let committing = tokio::spawn(committer.run());
+            let mut agent = Agent::new(1, 1).enrolled(&store).await;
+            let mut moved = {
+                let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+                let answer = intake.segment(agent.next(60, 1000), peer).await.unwrap();
+                assert!(answer.await.unwrap().advances());
+                agent.draft(60, 500)
+            };
+            moved.part(1).workload = "cgroup/elsewhere";
             let peer = SocketAddr::from(([127, 0, 0, 1], 9));
-            let answer = intake.segment(agent.next(60, 1000), peer).await.unwrap();
-            assert!(answer.await.unwrap().advances());
-            agent.draft(60, 500)
-        };
-        moved.part(1).workload = "cgroup/elsewhere";
-        let peer = SocketAddr::from(([127, 0, 0, 1], 9));
-        let answer = intake.segment(agent.seal(&moved), peer).await.unwrap();
-        assert!(answer.await.unwrap().advances(), "quarantined");
-        drop(intake);
-        committing.await.unwrap();
-        catch_up(&store).await.unwrap();
-        assert_eq!(held(&store).await, (1000, 0));
-        let mut tx = store.read().await.unwrap();
-        let query = "SELECT w.name FROM rollups r JOIN workloads w ON w.id = r.workload WHERE r.quantity0 = 1000";
-        let name: String = sqlx::query_scalar(query).fetch_one(&mut *tx).await.unwrap();
-        assert_eq!(name, "cgroup/web");
+            let answer = intake.segment(agent.seal(&moved), peer).await.unwrap();
+            assert!(answer.await.unwrap().advances(), "quarantined");
+            drop(intake);
+            committing.await.unwrap();
+            catch_up(&store).await.unwrap();
+            assert_eq!(held(&store).await, (1000, 0));
+            let mut tx = store.read().await.unwrap();
+            let query = "SELECT w.name FROM rollups r JOIN workloads w ON w.id = r.workload WHERE r.quantity0 = 1000";
+            let name: String = sql::query_scalar(query).fetch_one(&mut *tx).await.unwrap();
+            assert_eq!(name, "cgroup/web");
+        }
     }
 
     #[tokio::test]
     async fn two_that_follow_at_once_add_once() {
-        let (_folder, store) = stored().await;
-        let (one, two) = tokio::join!(catch_up(&store), catch_up(&store));
-        one.and(two).unwrap();
-        assert_eq!(held(&store).await, (12_000, 0));
+        for engine in ENGINES {
+            let (_folder, store) = stored(engine).await;
+            let (one, two) = tokio::join!(catch_up(&store), catch_up(&store));
+            one.and(two).unwrap();
+            assert_eq!(held(&store).await, (12_000, 0));
+        }
     }
 }

@@ -77,7 +77,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let authority = Authority::open_with(&config.data, config.lives, clock::now())?;
-    let store = Store::open(&config.store()).await?;
+    let store = Store::open(&config.store).await?;
     serve(config, authority, store, ready, shutdown).await
 }
 

@@ -1,23 +1,23 @@
-//! The store: one SQLite file (WAL, `synchronous=FULL`), and every SQL text about what ingest keeps.
+//! The store: one SQLite file, or a PostgreSQL database, and every SQL text about what ingest keeps.
 //!
 //! ```text
 //! DIR/reconciler.sqlite        the store; beside it SQLite's own -wal and -shm
+//! postgres://…/DATABASE        or there, in the schema that the role's search path begins with
 //! ```
 //!
 //! Owns the connections, the schema (`migrations/`) and the named statements in the modules below.
 //! Does not own any rule: what a segment is worth is decided in [`crate::ingest::admit`], what it adds
 //! to in [`crate::rollup`]. What a committed transaction wrote survives a crash and a power cut.
 //!
-//! Several processes may use one file: the server and the command line do. Writers take turns
-//! ([`Store::write`]), readers see one consistent state ([`Store::read`]) and never wait for writers.
+//! Schema and statements are one text for both engines ([`sql`]); statements of many rows differ in how
+//! the rows are given (`bulk`). Several processes may use one store: servers and the command line do.
+//! Writers take turns ([`Store::write`]), readers see one consistent state ([`Store::read`]) and never
+//! wait for writers.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
+use sqlx::postgres::{PgPool, Postgres};
+use sqlx::sqlite::{Sqlite, SqlitePool};
 use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
 
@@ -29,65 +29,69 @@ pub(crate) mod column;
 pub(crate) mod compressed;
 pub mod enrolment;
 pub mod inspect;
+mod location;
 mod migrate;
 pub mod nodes;
+mod postgres;
 pub mod readings;
 pub mod refusals;
 pub mod rollups;
 pub mod settings;
+pub mod sql;
+mod sqlite;
 pub mod streams;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use location::{BadLocation, Location, Server};
 pub use migrate::SCHEMA_VERSION;
 
 /// A transaction of the store: dropped without `commit`, it never happened.
-pub type Tx = Transaction<'static, Sqlite>;
+#[derive(Debug)]
+pub struct Tx(Connection);
 
-/// The connection that named statements run on.
-pub type Connection = SqliteConnection;
-
-/// Connections for readers; one more writes.
-const READERS: u32 = 6;
-
-/// How long a writer waits for another process's transaction.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an opener waits before it asks for a new file again.
-const LOCKED_PAUSE: Duration = Duration::from_millis(10);
+/// The connection that named statements run on: always in a transaction.
+#[derive(Debug)]
+pub enum Connection {
+    /// To the file.
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    /// To the server.
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No store there.
-    #[error("open store {path}: no such file; create it with `tallystick-reconciler init`")]
+    #[error("open store {store}: there is none; create it with `tallystick-reconciler init`")]
     Absent {
-        /// The file looked for.
-        path: PathBuf,
+        /// Where it was looked for.
+        store: Location,
     },
     /// A store is there already.
-    #[error("create store {path}: it exists already")]
+    #[error("create store {store}: it exists already")]
     Exists {
-        /// The file found.
-        path: PathBuf,
+        /// The one found.
+        store: Location,
     },
     /// Written by a newer version of this program.
     #[error(
-        "open store {path}: its schema is version {found}, this program knows versions up to {known}; \
+        "open store {store}: its schema is version {found}, this program knows versions up to {known}; \
          use the newer program that wrote it"
     )]
     Newer {
-        /// The file.
-        path: PathBuf,
+        /// The store.
+        store: Location,
         /// Highest migration applied to it.
         found: i64,
         /// Highest migration of this program.
         known: i64,
     },
     /// The schema could not be brought up to date.
-    #[error("bring the schema of store {path} up to date: {source}")]
+    #[error("bring the schema of store {store} up to date: {source}")]
     Migrate {
-        /// The file.
-        path: PathBuf,
+        /// The store.
+        store: Location,
         /// What failed.
         source: sqlx::migrate::MigrateError,
     },
@@ -99,6 +103,9 @@ pub enum StoreError {
         /// What failed.
         source: std::io::Error,
     },
+    /// No random bytes.
+    #[error("draw a store epoch: {0}")]
+    Random(String),
     /// A number that no column holds.
     #[error("write {what} to the store: {value} is too large")]
     TooLarge {
@@ -133,75 +140,95 @@ impl StoreError {
 /// The store. Cloning shares its connections.
 #[derive(Debug, Clone)]
 pub struct Store {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    pools: Pools,
     epoch: StoreEpoch,
 }
+
+#[derive(Debug, Clone)]
+enum Pools {
+    Sqlite {
+        writer: SqlitePool,
+        readers: SqlitePool,
+    },
+    Postgres {
+        writers: PgPool,
+        readers: PgPool,
+    },
+}
+
+/// Writers take turns as they do on SQLite, and the turn is theirs before they see anything: LOCK TABLE
+/// comes before the first statement fixes what a transaction sees.
+const WRITE: &str =
+    "BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE meta IN SHARE ROW EXCLUSIVE MODE";
+const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 impl Store {
     /// Name of the store's file in the data folder.
     pub const FILE_NAME: &'static str = "reconciler.sqlite";
 
-    /// Creates the file and its schema, with `epoch` (16 random bytes) as the life of this store.
+    /// Creates the store and its schema, with `epoch` (16 random bytes) as its life.
     ///
     /// # Errors
-    /// When the file exists, or cannot be written.
+    /// When there is one already, or it cannot be written.
     pub async fn create(
-        path: &Path,
+        at: impl Into<Location>,
         epoch: StoreEpoch,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        if path.exists() {
-            return Err(StoreError::Exists {
-                path: path.to_owned(),
-            });
+        let store = at.into();
+        if Self::is_at(&store).await? {
+            return Err(StoreError::Exists { store });
         }
-        Self::open_or_create(path, epoch, now).await
+        Self::open_or_create(store, epoch, now).await
     }
 
-    /// Opens the file and brings its schema up to date.
+    /// Opens the store and brings its schema up to date.
     ///
     /// # Errors
     /// When there is no store, or a newer program wrote it, or it cannot be read.
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        if !path.exists() {
-            return Err(StoreError::Absent {
-                path: path.to_owned(),
-            });
+    pub async fn open(at: impl Into<Location>) -> Result<Self, StoreError> {
+        let store = at.into();
+        if !Self::is_at(&store).await? {
+            return Err(StoreError::Absent { store });
         }
-        // An existing store keeps its epoch; this one is used only if a crash left the file empty.
-        let epoch = drawn_epoch(path)?;
-        Self::open_or_create(path, epoch, Timestamp::EPOCH).await
+        // An existing store keeps its epoch; this one is used only if a crash left it empty.
+        Self::open_or_create(store, drawn_epoch()?, Timestamp::EPOCH).await
     }
 
-    /// Opens the file, or creates it with `epoch`. Safe to be called by several processes at once:
+    /// Whether there is a store, finished or not.
+    ///
+    /// # Errors
+    /// When a server does not answer.
+    pub async fn is_at(location: &Location) -> Result<bool, StoreError> {
+        match location {
+            Location::File(path) => Ok(path.exists()),
+            Location::Server(server) => postgres::has_store(server).await,
+        }
+    }
+
+    /// Opens the store, or creates it with `epoch`. Safe to be called by several processes at once:
     /// the first one's epoch holds.
     ///
     /// # Errors
     /// When a newer program wrote it, or it cannot be read or written.
     pub async fn open_or_create(
-        path: &Path,
+        at: impl Into<Location>,
         epoch: StoreEpoch,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        private_file(path).map_err(|source| StoreError::File {
-            path: path.to_owned(),
-            source,
-        })?;
-        let options = options(path);
-        let writer = connect_writer(&options).await?;
-        migrate::run(&writer, path).await?;
-        let epoch = settle_epoch(&writer, epoch, now).await?;
-        let readers = pool_options()
-            .max_connections(READERS)
-            .min_connections(0)
-            .connect_with(options.pragma("query_only", "ON"))
-            .await?;
-        Ok(Self {
-            writer,
-            readers,
-            epoch,
-        })
+        let pools = match at.into() {
+            Location::File(path) => {
+                let (writer, readers) = sqlite::open(&path).await?;
+                Pools::Sqlite { writer, readers }
+            }
+            Location::Server(server) => {
+                let (writers, readers) = postgres::open(&server).await?;
+                Pools::Postgres { writers, readers }
+            }
+        };
+        let mut store = Self { pools, epoch };
+        store.epoch = settle_epoch(&store, epoch, now).await?;
+        Ok(store)
     }
 
     /// The life of this store, named in receipts.
@@ -216,7 +243,14 @@ impl Store {
     /// # Errors
     /// When the database fails, or another process held it for half a minute.
     pub async fn write(&self) -> Result<Tx, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        Ok(Tx(match &self.pools {
+            Pools::Sqlite { writer, .. } => {
+                Connection::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
+            }
+            Pools::Postgres { writers, .. } => {
+                Connection::Postgres(writers.begin_with(WRITE).await?)
+            }
+        }))
     }
 
     /// Begins a transaction that only reads: all its statements see one state of the store.
@@ -224,181 +258,238 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn read(&self) -> Result<Tx, StoreError> {
-        Ok(self.readers.begin().await?)
-    }
-
-    /// Closes every connection, so that the file is whole without its log.
-    pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
-    }
-}
-
-/// Connects the writer. SQLite does not wait for the lock while a new file is switched to WAL, so one
-/// of two first openers is told that it is locked and asks again.
-async fn connect_writer(options: &SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
-    let deadline = tokio::time::Instant::now() + BUSY_TIMEOUT;
-    loop {
-        let pool = pool_options().max_connections(1);
-        match pool.connect_with(options.clone()).await {
-            Err(error) if is_locked(&error) && tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(LOCKED_PAUSE).await;
+        Ok(Tx(match &self.pools {
+            Pools::Sqlite { readers, .. } => Connection::Sqlite(readers.begin().await?),
+            Pools::Postgres { readers, .. } => {
+                Connection::Postgres(readers.begin_with(READ).await?)
             }
-            connected => return Ok(connected?),
+        }))
+    }
+
+    /// Closes every connection, so that a file is whole without its log.
+    pub async fn close(&self) {
+        match &self.pools {
+            Pools::Sqlite { writer, readers } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Pools::Postgres { writers, readers } => {
+                readers.close().await;
+                writers.close().await;
+            }
         }
     }
 }
 
-/// A full disk makes SQLite take a transaction back by itself. sqlx then still counts it as open and
-/// begins no other on that connection: such a connection is given up, and the store works again as
-/// soon as the disk does.
-fn pool_options() -> SqlitePoolOptions {
-    SqlitePoolOptions::new().before_acquire(|connection, _| {
-        let free = !connection.is_in_transaction();
-        Box::pin(async move { Ok(free) })
-    })
+impl Tx {
+    /// Makes what was written last.
+    ///
+    /// # Errors
+    /// When the database fails: then it is not known whether it did, as with any lost answer.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        match self.0 {
+            Connection::Sqlite(tx) => tx.commit().await,
+            Connection::Postgres(tx) => tx.commit().await,
+        }
+    }
 }
 
-/// SQLITE_BUSY (5), whatever its extended code.
-fn is_locked(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.and_then(|code| code.parse::<u32>().ok())
-        .is_some_and(|code| code & 0xff == 5)
+impl std::ops::Deref for Tx {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT)
-        .statement_cache_capacity(256)
-        .pragma("cache_size", "-16384")
-        .pragma("journal_size_limit", "67108864")
+impl std::ops::DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.0
+    }
 }
 
-/// The file belongs to the service alone: segments and invoices are in it.
-fn private_file(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-
-    std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
-        .map(drop)
-}
-
-fn drawn_epoch(path: &Path) -> Result<StoreEpoch, StoreError> {
+fn drawn_epoch() -> Result<StoreEpoch, StoreError> {
     let mut bytes = [0; StoreEpoch::LEN];
-    getrandom::fill(&mut bytes).map_err(|error| StoreError::File {
-        path: path.to_owned(),
-        source: std::io::Error::other(error.to_string()),
-    })?;
+    getrandom::fill(&mut bytes).map_err(|error| StoreError::Random(error.to_string()))?;
     Ok(StoreEpoch(bytes))
 }
 
 async fn settle_epoch(
-    writer: &SqlitePool,
+    store: &Store,
     epoch: StoreEpoch,
     now: Timestamp,
 ) -> Result<StoreEpoch, StoreError> {
-    sqlx::query(
-        "INSERT INTO meta (single, store_epoch, created_at) VALUES (1, $1, $2) \
-         ON CONFLICT (single) DO NOTHING",
-    )
-    .bind(epoch.as_bytes().to_vec())
-    .bind(now.as_i64())
-    .execute(writer)
-    .await?;
-    let held: Vec<u8> = sqlx::query_scalar("SELECT store_epoch FROM meta WHERE single = 1")
-        .fetch_one(writer)
+    const HELD: &str = "SELECT store_epoch FROM meta WHERE single = 1";
+    let mut tx = store.write().await?;
+    let held: Option<Vec<u8>> = sql::query_scalar(HELD).fetch_optional(&mut tx).await?;
+    if let Some(held) = held {
+        return StoreEpoch::from_slice(&held).ok_or_else(|| {
+            StoreError::damaged("meta.store_epoch", format!("{} bytes", held.len()))
+        });
+    }
+    sql::query("INSERT INTO meta (single, store_epoch, created_at) VALUES (1, $1, $2)")
+        .bind(epoch.as_bytes().to_vec())
+        .bind(now.as_i64())
+        .execute(&mut tx)
         .await?;
-    StoreEpoch::from_slice(&held)
-        .ok_or_else(|| StoreError::damaged("meta.store_epoch", format!("{} bytes", held.len())))
+    tx.commit().await?;
+    Ok(epoch)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::testing::{ENGINES, Engine, Home, store};
     use super::*;
 
     const EPOCH: StoreEpoch = StoreEpoch([7; 16]);
 
-    fn folder() -> tempfile::TempDir {
-        tempfile::tempdir().expect("a temporary folder")
+    async fn run(tx: &mut Tx, text: &'static str) -> Result<sql::Done, sqlx::Error> {
+        sql::query(text).execute(tx).await
     }
 
     #[tokio::test]
     async fn a_store_keeps_its_epoch() {
-        let folder = folder();
-        let path = folder.path().join(Store::FILE_NAME);
-        let absent = Store::open(&path)
-            .await
-            .expect_err("nothing there yet")
-            .to_string();
-        assert!(absent.contains("no such file"), "{absent}");
-        let first = Store::create(&path, EPOCH, Timestamp::EPOCH).await.unwrap();
-        assert_eq!(first.epoch(), EPOCH);
-        assert!(Store::create(&path, EPOCH, Timestamp::EPOCH).await.is_err());
-        assert_eq!(Store::open(&path).await.unwrap().epoch(), EPOCH);
+        for engine in ENGINES {
+            let home = Home::empty(engine).await;
+            let at = &home.location;
+            let absent = Store::open(at).await.expect_err("nothing there yet");
+            assert!(absent.to_string().contains("there is none"), "{absent}");
+            let first = Store::create(at, EPOCH, Timestamp::EPOCH).await.unwrap();
+            assert_eq!(first.epoch(), EPOCH);
+            assert!(Store::create(at, EPOCH, Timestamp::EPOCH).await.is_err());
+            assert_eq!(Store::open(at).await.unwrap().epoch(), EPOCH);
+        }
     }
 
     #[tokio::test]
     async fn a_newer_schema_is_refused_by_name() {
-        let folder = folder();
-        let path = folder.path().join(Store::FILE_NAME);
-        let store = Store::create(&path, EPOCH, Timestamp::EPOCH).await.unwrap();
-        let mut tx = store.write().await.unwrap();
-        sqlx::query(
-            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-             VALUES (9999, 'from the future', TRUE, x'00', 0)",
-        )
-        .execute(&mut *tx)
-        .await
-        .unwrap();
-        tx.commit().await.unwrap();
-        store.close().await;
-        let refused = Store::open(&path).await.unwrap_err();
-        assert!(
-            matches!(refused, StoreError::Newer { found: 9999, .. }),
-            "{refused}"
-        );
+        for engine in ENGINES {
+            let (home, store) = store(engine).await;
+            let mut tx = store.write().await.unwrap();
+            sql::query(
+                "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (9999, 'from the future', TRUE, $1, 0)",
+            )
+            .bind(vec![0_u8])
+            .execute(&mut tx)
+            .await
+            .unwrap();
+            tx.commit().await.unwrap();
+            store.close().await;
+            let refused = Store::open(&home.location).await.unwrap_err();
+            assert!(
+                matches!(refused, StoreError::Newer { found: 9999, .. }),
+                "{refused}"
+            );
+        }
     }
 
     #[tokio::test]
-    async fn two_openers_of_a_new_file_agree() {
-        let folder = folder();
-        let path = folder.path().join(Store::FILE_NAME);
-        let (one, two) = tokio::join!(
-            Store::open_or_create(&path, StoreEpoch([1; 16]), Timestamp::EPOCH),
-            Store::open_or_create(&path, StoreEpoch([2; 16]), Timestamp::EPOCH),
-        );
-        assert_eq!(one.unwrap().epoch(), two.unwrap().epoch());
+    async fn two_openers_of_a_new_store_agree() {
+        for engine in ENGINES {
+            let home = Home::empty(engine).await;
+            let (one, two) = tokio::join!(
+                Store::open_or_create(&home.location, StoreEpoch([1; 16]), Timestamp::EPOCH),
+                Store::open_or_create(&home.location, StoreEpoch([2; 16]), Timestamp::EPOCH),
+            );
+            assert_eq!(one.unwrap().epoch(), two.unwrap().epoch());
+        }
     }
 
     #[tokio::test]
     async fn a_reader_cannot_write() {
-        let folder = folder();
-        let path = folder.path().join(Store::FILE_NAME);
-        let store = Store::create(&path, EPOCH, Timestamp::EPOCH).await.unwrap();
-        let mut tx = store.read().await.unwrap();
-        assert!(
-            sqlx::query("DELETE FROM meta")
-                .execute(&mut *tx)
+        for engine in ENGINES {
+            let (_home, store) = store(engine).await;
+            let mut tx = store.read().await.unwrap();
+            assert!(run(&mut tx, "DELETE FROM meta").await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn writers_take_turns_and_see_what_the_one_before_wrote() {
+        for engine in ENGINES {
+            let (home, store) = store(engine).await;
+            let elsewhere = Store::open(&home.location).await.unwrap();
+            let count = |store: Store| async move {
+                for _ in 0..20 {
+                    let mut tx = store.write().await.unwrap();
+                    let states: i64 = sql::query_scalar("SELECT node_states FROM meta")
+                        .fetch_one(&mut tx)
+                        .await
+                        .unwrap();
+                    sql::query("UPDATE meta SET node_states = $1")
+                        .bind(states + 1)
+                        .execute(&mut tx)
+                        .await
+                        .unwrap();
+                    tx.commit().await.unwrap();
+                }
+            };
+            let (one, two) = (count(store.clone()), count(elsewhere));
+            tokio::join!(tokio::spawn(one), tokio::spawn(two))
+                .0
+                .unwrap();
+            let mut tx = store.read().await.unwrap();
+            let states: i64 = sql::query_scalar("SELECT node_states FROM meta")
+                .fetch_one(&mut tx)
                 .await
-                .is_err()
-        );
+                .unwrap();
+            assert_eq!(states, 40);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_sees_one_state() {
+        for engine in ENGINES {
+            let (_home, store) = store(engine).await;
+            let mut reader = store.read().await.unwrap();
+            let states = "SELECT node_states FROM meta";
+            let before: i64 = sql::query_scalar(states)
+                .fetch_one(&mut reader)
+                .await
+                .unwrap();
+            let mut tx = store.write().await.unwrap();
+            run(&mut tx, "UPDATE meta SET node_states = 7")
+                .await
+                .unwrap();
+            tx.commit().await.unwrap();
+            let after: i64 = sql::query_scalar(states)
+                .fetch_one(&mut reader)
+                .await
+                .unwrap();
+            assert_eq!(before, after);
+        }
+    }
+
+    #[tokio::test]
+    async fn text_is_sorted_by_its_bytes_and_nul_fails_nothing() {
+        for engine in ENGINES {
+            let (_home, store) = store(engine).await;
+            let mut tx = store.write().await.unwrap();
+            for name in ["b", "B", "\u{e4}", "a\0"] {
+                sql::query("INSERT INTO login_codes (hash, name, expires_at) VALUES ($1, $1, 0)")
+                    .bind(name)
+                    .execute(&mut tx)
+                    .await
+                    .unwrap();
+            }
+            let names: Vec<String> =
+                sql::query_scalar("SELECT name FROM login_codes ORDER BY name")
+                    .fetch_all(&mut tx)
+                    .await
+                    .unwrap();
+            let firsts: String = names
+                .iter()
+                .filter_map(|name| name.chars().next())
+                .collect();
+            assert_eq!(firsts, "Bab\u{e4}");
+        }
     }
 
     #[tokio::test]
     async fn a_full_disk_is_survived() {
         const FILL: &str = "INSERT INTO filler VALUES (zeroblob(1000000))";
-        let folder = folder();
-        let path = folder.path().join(Store::FILE_NAME);
-        let store = Store::create(&path, EPOCH, Timestamp::EPOCH).await.unwrap();
-        let run = async |tx: &mut Tx, text| sqlx::query(text).execute(&mut **tx).await;
+        let (_home, store) = store(Engine::Sqlite).await;
         let mut tx = store.write().await.unwrap();
         run(&mut tx, "CREATE TABLE filler (x)").await.unwrap();
         tx.commit().await.unwrap();
@@ -411,18 +502,5 @@ mod tests {
         let mut tx = store.write().await.unwrap();
         run(&mut tx, FILL).await.unwrap();
         tx.commit().await.unwrap();
-    }
-
-    #[test]
-    fn the_file_is_private() {
-        use std::os::unix::fs::PermissionsExt;
-
-        let folder = folder();
-        let path = folder.path().join(Store::FILE_NAME);
-        private_file(&path).unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
     }
 }

@@ -260,7 +260,7 @@ fn a_wrong_input_is_named_with_its_remedy_and_changes_nothing() {
 #[test]
 fn a_folder_is_made_ready_once() {
     let folder = Folder::new();
-    folder.refused(1, "node list", &["no such file", "init"]);
+    folder.refused(1, "node list", &["there is none", "init"]);
     assert!(!folder.data().exists(), "a refused command leaves nothing");
     let made = folder.json("init");
     let before = folder.checkpoint();

@@ -13,6 +13,7 @@ pub mod group;
 pub mod halves;
 pub mod http;
 pub mod poll;
+pub mod postgres;
 pub mod process;
 pub mod relay;
 pub mod sides;

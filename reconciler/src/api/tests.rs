@@ -12,14 +12,15 @@ use crate::authority::Authority;
 use crate::billing::testing::{acme, at, cpu, node};
 use crate::clock;
 use crate::ingest::{Services, strangers::Strangers};
-use crate::store::{Store, testing::store};
+use crate::store::Store;
+use crate::store::testing::{ENGINES, Engine, Home, store};
 
 /// A server on a port of its own, and a client of a few lines.
 struct Server {
     address: String,
     token: String,
     store: Store,
-    _folder: tempfile::TempDir,
+    _folder: Home,
 }
 
 struct Answer {
@@ -48,8 +49,8 @@ impl Answer {
 }
 
 impl Server {
-    async fn start() -> Self {
-        let (folder, store) = store().await;
+    async fn start(engine: Engine) -> Self {
+        let (folder, store) = store(engine).await;
         let now = clock::now();
         let services = Services {
             authority: Authority::create(folder.path(), now).unwrap(),
@@ -200,215 +201,227 @@ fn the_document_is_complete() {
 
 #[tokio::test]
 async fn nothing_is_told_to_nobody() {
-    let server = Server::start().await;
-    for (method, path, _) in guarded() {
-        for headers in [
-            "",
-            "authorization: Bearer tsk_guess\r\n",
-            "authorization: Basic x\r\n",
-        ] {
-            let answer = server.raw(method.as_str(), path, headers, "").await;
-            assert_eq!(
-                (answer.status, answer.problem().as_str()),
-                (401, "unauthorized"),
-                "{path}"
-            );
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        for (method, path, _) in guarded() {
+            for headers in [
+                "",
+                "authorization: Bearer tsk_guess\r\n",
+                "authorization: Basic x\r\n",
+            ] {
+                let answer = server.raw(method.as_str(), path, headers, "").await;
+                assert_eq!(
+                    (answer.status, answer.problem().as_str()),
+                    (401, "unauthorized"),
+                    "{path}"
+                );
+            }
         }
-    }
-    assert_eq!(server.raw("GET", "/healthz", "", "").await.status, 200);
-    assert_eq!(server.raw("GET", "/readyz", "", "").await.status, 200);
-    assert!(
-        server
-            .raw("GET", "/metrics", "", "")
-            .await
-            .body
-            .contains("tallystick_rollup_lag_segments 0")
-    );
-}
-
-#[tokio::test]
-async fn every_fault_is_a_problem() {
-    let server = Server::start().await;
-    let account = json!({ "id": "a", "name": "A", "currency": "EUR" });
-    for (status, kind, answer) in [
-        (404, "not-found", server.get("/v1/nothing").await),
-        (404, "not-found", server.get("/nothing").await),
-        (404, "not-found", server.get("/v1/accounts/none").await),
-        (404, "not-found", server.get("/v1/invoices/TS-1").await),
-        (
-            405,
-            "method-not-allowed",
-            server.raw("DELETE", "/v1/accounts", "", "").await,
-        ),
-        (400, "malformed", server.get("/v1/accounts?limit=x").await),
-        (400, "malformed", server.get("/v1/accounts?sort=x").await),
-        (422, "invalid", server.get("/v1/accounts?limit=0").await),
-        (422, "invalid", server.get("/v1/usage?meter=cpu").await),
-        (
-            422,
-            "invalid",
-            server.get("/v1/usage?from=2026-11-01T00:00:01Z").await,
-        ),
-        (
-            422,
-            "invalid",
-            server.post("/v1/accounts", &json!({ "id": "a" })).await,
-        ),
-        (
-            422,
-            "invalid",
+        assert_eq!(server.raw("GET", "/healthz", "", "").await.status, 200);
+        assert_eq!(server.raw("GET", "/readyz", "", "").await.status, 200);
+        assert!(
             server
-                .post(
-                    "/v1/accounts",
-                    &json!({ "id": "A", "name": "A", "currency": "EUR" }),
-                )
-                .await,
-        ),
-        (
-            422,
-            "invalid",
-            server
-                .post(
-                    "/v1/accounts",
-                    &json!({ "id": "a", "name": "A", "currency": "EURO" }),
-                )
-                .await,
-        ),
-        (
-            422,
-            "invalid",
-            server
-                .post("/v1/plans", &json!({ "toml": "name = 1" }))
-                .await,
-        ),
-        (
-            415,
-            "malformed",
-            server
-                .raw(
-                    "POST",
-                    "/v1/accounts",
-                    &format!("authorization: Bearer {}\r\n", server.token),
-                    &account.to_string(),
-                )
-                .await,
-        ),
-    ] {
-        assert_eq!(
-            (answer.status, answer.problem().as_str()),
-            (status, kind),
-            "{}",
-            answer.body
+                .raw("GET", "/metrics", "", "")
+                .await
+                .body
+                .contains("tallystick_rollup_lag_segments 0")
         );
     }
 }
 
 #[tokio::test]
-async fn pages_together_are_the_list_once() {
-    let server = Server::start().await;
-    for number in 0..5 {
-        let account = json!({ "id": format!("a{number}"), "name": "A", "currency": "EUR" });
-        assert_eq!(server.post("/v1/accounts", &account).await.status, 201);
-    }
-    let (mut seen, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let page = server
-            .get(&format!("/v1/accounts?limit=2{cursor}"))
-            .await
-            .json();
-        let ids = page["items"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|item| item["id"].as_str().unwrap().to_owned());
-        seen.extend(ids);
-        match page["next"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
+async fn every_fault_is_a_problem() {
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        let account = json!({ "id": "a", "name": "A", "currency": "EUR" });
+        for (status, kind, answer) in [
+            (404, "not-found", server.get("/v1/nothing").await),
+            (404, "not-found", server.get("/nothing").await),
+            (404, "not-found", server.get("/v1/accounts/none").await),
+            (404, "not-found", server.get("/v1/invoices/TS-1").await),
+            (
+                405,
+                "method-not-allowed",
+                server.raw("DELETE", "/v1/accounts", "", "").await,
+            ),
+            (400, "malformed", server.get("/v1/accounts?limit=x").await),
+            (400, "malformed", server.get("/v1/accounts?sort=x").await),
+            (422, "invalid", server.get("/v1/accounts?limit=0").await),
+            (422, "invalid", server.get("/v1/usage?meter=cpu").await),
+            (
+                422,
+                "invalid",
+                server.get("/v1/usage?from=2026-11-01T00:00:01Z").await,
+            ),
+            (
+                422,
+                "invalid",
+                server.post("/v1/accounts", &json!({ "id": "a" })).await,
+            ),
+            (
+                422,
+                "invalid",
+                server
+                    .post(
+                        "/v1/accounts",
+                        &json!({ "id": "A", "name": "A", "currency": "EUR" }),
+                    )
+                    .await,
+            ),
+            (
+                422,
+                "invalid",
+                server
+                    .post(
+                        "/v1/accounts",
+                        &json!({ "id": "a", "name": "A", "currency": "EURO" }),
+                    )
+                    .await,
+            ),
+            (
+                422,
+                "invalid",
+                server
+                    .post("/v1/plans", &json!({ "toml": "name = 1" }))
+                    .await,
+            ),
+            (
+                415,
+                "malformed",
+                server
+                    .raw(
+                        "POST",
+                        "/v1/accounts",
+                        &format!("authorization: Bearer {}\r\n", server.token),
+                        &account.to_string(),
+                    )
+                    .await,
+            ),
+        ] {
+            assert_eq!(
+                (answer.status, answer.problem().as_str()),
+                (status, kind),
+                "{}",
+                answer.body
+            );
         }
     }
-    assert_eq!(seen, ["a0", "a1", "a2", "a3", "a4"]);
-    let audit = server.get("/v1/audit?limit=3").await.json();
-    assert_eq!(audit["items"][1]["actor"], "api:admin");
-    let rest = server
-        .get(&format!(
-            "/v1/audit?cursor={}",
-            audit["next"].as_str().unwrap()
-        ))
-        .await
-        .json();
-    assert_eq!(rest["items"][0]["seq"], 4);
+}
+
+#[tokio::test]
+async fn pages_together_are_the_list_once() {
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        for number in 0..5 {
+            let account = json!({ "id": format!("a{number}"), "name": "A", "currency": "EUR" });
+            assert_eq!(server.post("/v1/accounts", &account).await.status, 201);
+        }
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = server
+                .get(&format!("/v1/accounts?limit=2{cursor}"))
+                .await
+                .json();
+            let ids = page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|item| item["id"].as_str().unwrap().to_owned());
+            seen.extend(ids);
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(seen, ["a0", "a1", "a2", "a3", "a4"]);
+        let audit = server.get("/v1/audit?limit=3").await.json();
+        assert_eq!(audit["items"][1]["actor"], "api:admin");
+        let rest = server
+            .get(&format!(
+                "/v1/audit?cursor={}",
+                audit["next"].as_str().unwrap()
+            ))
+            .await
+            .json();
+        assert_eq!(rest["items"][0]["seq"], 4);
+    }
 }
 
 #[tokio::test]
 async fn a_write_with_a_key_is_carried_out_once() {
-    let server = Server::start().await;
-    let key = "idempotency-key: k1\r\n";
-    let token = json!({ "addresses": ["127.0.0.1:1"] });
-    let plan = json!({ "toml": crate::billing::testing::PLAN });
-    let first = server.post_with("/v1/plans", key, &plan).await;
-    let second = server.post_with("/v1/plans", key, &plan).await;
-    assert_eq!((first.status, &first.body), (second.status, &second.body));
-    assert!(second.head.contains("idempotency-replayed: true") && !first.head.contains("replayed"));
-    let other = server.post_with("/v1/join-tokens", key, &token).await;
-    assert_eq!(
-        (other.status, other.problem().as_str()),
-        (422, "key-reused")
-    );
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        let key = "idempotency-key: k1\r\n";
+        let token = json!({ "addresses": ["127.0.0.1:1"] });
+        let plan = json!({ "toml": crate::billing::testing::PLAN });
+        let first = server.post_with("/v1/plans", key, &plan).await;
+        let second = server.post_with("/v1/plans", key, &plan).await;
+        assert_eq!((first.status, &first.body), (second.status, &second.body));
+        assert!(
+            second.head.contains("idempotency-replayed: true") && !first.head.contains("replayed")
+        );
+        let other = server.post_with("/v1/join-tokens", key, &token).await;
+        assert_eq!(
+            (other.status, other.problem().as_str()),
+            (422, "key-reused")
+        );
 
-    let key = "idempotency-key: k2\r\n";
-    let told = server.post_with("/v1/join-tokens", key, &token).await;
-    assert_eq!(told.status, 201);
-    let again = server.post_with("/v1/join-tokens", key, &token).await;
-    assert_eq!(
-        again.problem(),
-        "told-once",
-        "a secret is not kept, so it cannot be told again"
-    );
+        let key = "idempotency-key: k2\r\n";
+        let told = server.post_with("/v1/join-tokens", key, &token).await;
+        assert_eq!(told.status, 201);
+        let again = server.post_with("/v1/join-tokens", key, &token).await;
+        assert_eq!(
+            again.problem(),
+            "told-once",
+            "a secret is not kept, so it cannot be told again"
+        );
+    }
 }
 
 #[tokio::test]
 async fn an_overlap_of_two_accounts_is_refused_by_name() {
-    let server = Server::start().await;
-    for id in ["acme", "other"] {
-        let account = json!({ "id": id, "name": id, "currency": "EUR" });
-        server.post("/v1/accounts", &account).await;
-    }
-    let rule = |account: &str, workload: &str, from: &str| json!({ "account": account, "node": "*", "workload": workload, "from": from });
-    let (from, later) = ("2026-10-01T00:00:00Z", "2026-10-01T00:15:00Z");
-    assert_eq!(
-        server
-            .post("/v1/assignments", &rule("acme", "cgroup/*", from))
-            .await
-            .status,
-        201
-    );
-    let clash = server
-        .post("/v1/assignments", &rule("other", "cgroup/x", from))
-        .await;
-    assert_eq!((clash.status, clash.problem().as_str()), (409, "overlap"));
-    assert_eq!(
-        server
-            .post("/v1/assignments", &rule("other", "cgroup/x", later))
-            .await
-            .status,
-        201
-    );
-    for (workload, from) in [("host", from), ("cgroup/y", "2026-10-01T00:01:00Z")] {
-        let answer = server
-            .post("/v1/assignments", &rule("other", workload, from))
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        for id in ["acme", "other"] {
+            let account = json!({ "id": id, "name": id, "currency": "EUR" });
+            server.post("/v1/accounts", &account).await;
+        }
+        let rule = |account: &str, workload: &str, from: &str| json!({ "account": account, "node": "*", "workload": workload, "from": from });
+        let (from, later) = ("2026-10-01T00:00:00Z", "2026-10-01T00:15:00Z");
+        assert_eq!(
+            server
+                .post("/v1/assignments", &rule("acme", "cgroup/*", from))
+                .await
+                .status,
+            201
+        );
+        let clash = server
+            .post("/v1/assignments", &rule("other", "cgroup/x", from))
             .await;
-        assert_eq!((answer.status, answer.problem().as_str()), (422, "invalid"));
+        assert_eq!((clash.status, clash.problem().as_str()), (409, "overlap"));
+        assert_eq!(
+            server
+                .post("/v1/assignments", &rule("other", "cgroup/x", later))
+                .await
+                .status,
+            201
+        );
+        for (workload, from) in [("host", from), ("cgroup/y", "2026-10-01T00:01:00Z")] {
+            let answer = server
+                .post("/v1/assignments", &rule("other", workload, from))
+                .await;
+            assert_eq!((answer.status, answer.problem().as_str()), (422, "invalid"));
+        }
+        let unknown = server
+            .post("/v1/assignments", &rule("nobody", "cgroup/y", from))
+            .await;
+        assert_eq!(unknown.status, 404);
     }
-    let unknown = server
-        .post("/v1/assignments", &rule("nobody", "cgroup/y", from))
-        .await;
-    assert_eq!(unknown.status, 404);
 }
 
 /// A node that used CPU time in October and today.
-async fn metered() -> Server {
-    let server = Server::start().await;
+async fn metered(engine: Engine) -> Server {
+    let server = Server::start(engine).await;
     let now = clock::now();
     node(&server.store, now).await;
     acme(&server.store, at("2026-10-01T00:00:00Z")).await;
@@ -427,183 +440,191 @@ async fn metered() -> Server {
 
 #[tokio::test]
 async fn drafts_and_invoices_are_as_the_document_says() {
-    let server = metered().await;
-    let draft = server.get("/v1/accounts/acme/draft?period=2026-10").await;
-    let shape: schema::Draft = serde_json::from_str(&draft.body).unwrap();
-    assert_eq!(shape.statement.lines[0].quantity, "3600000007");
-    assert_eq!(shape.statement.total.amount, "0.01");
+    for engine in ENGINES {
+        let server = metered(engine).await;
+        let draft = server.get("/v1/accounts/acme/draft?period=2026-10").await;
+        let shape: schema::Draft = serde_json::from_str(&draft.body).unwrap();
+        assert_eq!(shape.statement.lines[0].quantity, "3600000007");
+        assert_eq!(shape.statement.total.amount, "0.01");
 
-    let order = json!({ "account": "acme", "period": "2026-10" });
-    let issued = server.post("/v1/invoices", &order).await;
-    assert_eq!(
-        (issued.status, issued.json()["already_issued"].clone()),
-        (201, json!(false)),
-        "{}",
-        issued.body
-    );
-    let number = issued.json()["invoice"]["number"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let again = server.post("/v1/invoices", &order).await;
-    assert_eq!(
-        (again.status, again.json()["already_issued"].clone()),
-        (200, json!(true))
-    );
-    assert_eq!(again.json()["invoice"]["number"], number.as_str());
+        let order = json!({ "account": "acme", "period": "2026-10" });
+        let issued = server.post("/v1/invoices", &order).await;
+        assert_eq!(
+            (issued.status, issued.json()["already_issued"].clone()),
+            (201, json!(false)),
+            "{}",
+            issued.body
+        );
+        let number = issued.json()["invoice"]["number"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let again = server.post("/v1/invoices", &order).await;
+        assert_eq!(
+            (again.status, again.json()["already_issued"].clone()),
+            (200, json!(true))
+        );
+        assert_eq!(again.json()["invoice"]["number"], number.as_str());
 
-    let shown = server.get(&format!("/v1/invoices/{number}")).await;
-    let _: schema::Invoice = serde_json::from_str(&shown.body).unwrap();
-    let digest = blake3::hash(shown.body.as_bytes()).to_hex().to_string();
-    assert_eq!(issued.json()["invoice"]["digest"], digest.as_str());
+        let shown = server.get(&format!("/v1/invoices/{number}")).await;
+        let _: schema::Invoice = serde_json::from_str(&shown.body).unwrap();
+        let digest = blake3::hash(shown.body.as_bytes()).to_hex().to_string();
+        assert_eq!(issued.json()["invoice"]["digest"], digest.as_str());
 
-    let running = json!({ "account": "acme", "period": "9000-01" });
-    assert_eq!(
-        server.post("/v1/invoices", &running).await.problem(),
-        "period-not-ended"
-    );
+        let running = json!({ "account": "acme", "period": "9000-01" });
+        assert_eq!(
+            server.post("/v1/invoices", &running).await.problem(),
+            "period-not-ended"
+        );
+    }
 }
 
 #[tokio::test]
 async fn a_browser_logs_in_once_with_a_link_and_sees_the_figures_of_the_api() {
-    let server = metered().await;
-    let page = server.raw("GET", "/", "", "").await;
-    assert_eq!(
-        (page.status, page.head.contains("location: /login")),
-        (303, true)
-    );
-    let fragment = server.raw("GET", "/live", "hx-request: true\r\n", "").await;
-    assert_eq!(
-        (
-            fragment.status,
-            fragment.head.contains("hx-redirect: /login")
-        ),
-        (401, true)
-    );
+    for engine in ENGINES {
+        let server = metered(engine).await;
+        let page = server.raw("GET", "/", "", "").await;
+        assert_eq!(
+            (page.status, page.head.contains("location: /login")),
+            (303, true)
+        );
+        let fragment = server.raw("GET", "/live", "hx-request: true\r\n", "").await;
+        assert_eq!(
+            (
+                fragment.status,
+                fragment.head.contains("hx-redirect: /login")
+            ),
+            (401, true)
+        );
 
-    let code = auth::create_login(&server.store, "console", clock::now())
-        .await
-        .unwrap();
-    let link = format!("/login?code={}", code.reveal());
-    let login = server.raw("GET", &link, "", "").await;
-    assert!(
-        login.head.contains("httponly; samesite=strict"),
-        "{}",
-        login.head
-    );
-    assert_eq!(
-        server.raw("GET", &link, "", "").await.status,
-        401,
-        "a link works once"
-    );
-    let cookie = login
-        .head
-        .split("set-cookie: ")
-        .nth(1)
-        .unwrap()
-        .split(';')
-        .next()
-        .unwrap()
-        .to_owned();
-    // Header names were lowered for comparison; the secret in it must not be.
-    assert!(cookie.starts_with(auth::COOKIE));
+        let code = auth::create_login(&server.store, "console", clock::now())
+            .await
+            .unwrap();
+        let link = format!("/login?code={}", code.reveal());
+        let login = server.raw("GET", &link, "", "").await;
+        assert!(
+            login.head.contains("httponly; samesite=strict"),
+            "{}",
+            login.head
+        );
+        assert_eq!(
+            server.raw("GET", &link, "", "").await.status,
+            401,
+            "a link works once"
+        );
+        let cookie = login
+            .head
+            .split("set-cookie: ")
+            .nth(1)
+            .unwrap()
+            .split(';')
+            .next()
+            .unwrap()
+            .to_owned();
+        // Header names were lowered for comparison; the secret in it must not be.
+        assert!(cookie.starts_with(auth::COOKIE));
+    }
 }
 
 #[tokio::test]
 async fn the_first_page_shows_what_the_overview_says() {
-    let server = metered().await;
-    let session = auth::login_by_token(&server.store, &server.token, clock::now())
-        .await
-        .unwrap()
-        .unwrap();
-    let cookie = format!("cookie: other=1; {}={}\r\n", auth::COOKIE, session.reveal());
-    let overview = server.get("/v1/overview").await.json();
-    let page = server.raw("GET", "/", &cookie, "").await;
-    assert_eq!(page.status, 200);
-    let cost = overview["accounts"][0]["unrounded_total"].as_str().unwrap();
-    assert!(page.body.contains(cost), "{cost}");
-    for row in overview["usage"].as_array().unwrap() {
+    for engine in ENGINES {
+        let server = metered(engine).await;
+        let session = auth::login_by_token(&server.store, &server.token, clock::now())
+            .await
+            .unwrap()
+            .unwrap();
+        let cookie = format!("cookie: other=1; {}={}\r\n", auth::COOKIE, session.reveal());
+        let overview = server.get("/v1/overview").await.json();
+        let page = server.raw("GET", "/", &cookie, "").await;
+        assert_eq!(page.status, 200);
+        let cost = overview["accounts"][0]["unrounded_total"].as_str().unwrap();
+        assert!(page.body.contains(cost), "{cost}");
+        for row in overview["usage"].as_array().unwrap() {
+            assert!(
+                page.body.contains(row["quantity"].as_str().unwrap()),
+                "{row}"
+            );
+        }
+        assert_eq!(overview["usage"].as_array().unwrap().len(), 2);
         assert!(
-            page.body.contains(row["quantity"].as_str().unwrap()),
-            "{row}"
+            page.head
+                .contains("content-security-policy: default-src 'none'")
         );
-    }
-    assert_eq!(overview["usage"].as_array().unwrap().len(), 2);
-    assert!(
-        page.head
-            .contains("content-security-policy: default-src 'none'")
-    );
-    assert!(
-        !page.body.contains("http://") && !page.body.contains("https://"),
-        "nothing from elsewhere"
-    );
-    for path in [
-        "/accounts/acme/draft",
-        "/live",
-        "/assets/htmx.js",
-        "/assets/console.css",
-        "/assets/icon.svg",
-    ] {
-        assert_eq!(
-            server.raw("GET", path, &cookie, "").await.status,
-            200,
-            "{path}"
+        assert!(
+            !page.body.contains("http://") && !page.body.contains("https://"),
+            "nothing from elsewhere"
         );
+        for path in [
+            "/accounts/acme/draft",
+            "/live",
+            "/assets/htmx.js",
+            "/assets/console.css",
+            "/assets/icon.svg",
+        ] {
+            assert_eq!(
+                server.raw("GET", path, &cookie, "").await.status,
+                200,
+                "{path}"
+            );
+        }
+        let api = server.raw("GET", "/v1/nodes", &cookie, "").await;
+        assert_eq!(api.status, 401, "the API does not take the cookie");
+        let out = server.raw("POST", "/logout", &cookie, "").await;
+        assert!(out.head.contains("max-age=0"));
+        assert_eq!(server.raw("GET", "/", &cookie, "").await.status, 303);
     }
-    let api = server.raw("GET", "/v1/nodes", &cookie, "").await;
-    assert_eq!(api.status, 401, "the API does not take the cookie");
-    let out = server.raw("POST", "/logout", &cookie, "").await;
-    assert!(out.head.contains("max-age=0"));
-    assert_eq!(server.raw("GET", "/", &cookie, "").await.status, 303);
 }
 
 #[tokio::test]
 async fn workloads_have_the_labels_of_their_newest_counted_segment() {
-    use tallystick_common::reading::{Cause, Quality};
-    use tallystick_common::time::Micros;
+    for engine in ENGINES {
+        use tallystick_common::reading::{Cause, Quality};
+        use tallystick_common::time::Micros;
 
-    use crate::ingest::admit::Verdict;
-    use crate::ingest::testing::{Agent, committing, send};
+        use crate::ingest::admit::Verdict;
+        use crate::ingest::testing::{Agent, committing, send};
 
-    let server = Server::start().await;
-    let mut agent = Agent::new(1, 2).enrolled(&server.store).await;
-    let commit = committing(&server.store, || crate::ingest::testing::at(1_000_000));
-    let label = |text: &str| vec![("rack".to_owned(), text.to_owned())];
-    for (text, doubtful) in [("b7", false), ("c1", false), ("zz", true)] {
-        let mut draft = agent.draft(60, 1);
-        draft.labels = label(text);
-        draft.part(1).opening += u128::from(doubtful);
-        assert!(send(&commit, agent.seal(&draft)).await.advances());
+        let server = Server::start(engine).await;
+        let mut agent = Agent::new(1, 2).enrolled(&server.store).await;
+        let commit = committing(&server.store, || crate::ingest::testing::at(1_000_000));
+        let label = |text: &str| vec![("rack".to_owned(), text.to_owned())];
+        for (text, doubtful) in [("b7", false), ("c1", false), ("zz", true)] {
+            let mut draft = agent.draft(60, 1);
+            draft.labels = label(text);
+            draft.part(1).opening += u128::from(doubtful);
+            assert!(send(&commit, agent.seal(&draft)).await.advances());
+        }
+        // An older stream that comes late says nothing new.
+        let mut older = agent.beside(3, 0);
+        let mut late = older.draft(1, 0);
+        late.labels = label("a0");
+        late.parts.retain(|part| part.workload == "host");
+        let interval = &mut late.part(0).intervals[0];
+        interval.quantity = 0;
+        interval.quality = Quality::Unmeasured(Cause::NewStream);
+        interval.measured = Micros(0);
+        assert_eq!(send(&commit, older.seal(&late)).await, Verdict::Accepted);
+        crate::rollup::catch_up(&server.store).await.unwrap();
+        let page = server.get("/v1/nodes/node-1/workloads").await.json();
+        let items = page["items"].as_array().unwrap();
+        let names: Vec<&str> = items
+            .iter()
+            .map(|item| item["workload"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, ["cgroup/web", "host"]);
+        for item in items {
+            assert_eq!(item["labels"], json!({ "rack": "c1" }));
+        }
+        // Labels that are gone are gone.
+        let bare = agent.draft(60, 1);
+        assert!(send(&commit, agent.seal(&bare)).await.advances());
+        crate::rollup::catch_up(&server.store).await.unwrap();
+        let page = server
+            .get("/v1/nodes/node-1/workloads?limit=1")
+            .await
+            .json();
+        assert_eq!(page["items"][0]["labels"], json!({}));
+        assert!(page["next"].is_string());
     }
-    // An older stream that comes late says nothing new.
-    let mut older = agent.beside(3, 0);
-    let mut late = older.draft(1, 0);
-    late.labels = label("a0");
-    late.parts.retain(|part| part.workload == "host");
-    let interval = &mut late.part(0).intervals[0];
-    interval.quantity = 0;
-    interval.quality = Quality::Unmeasured(Cause::NewStream);
-    interval.measured = Micros(0);
-    assert_eq!(send(&commit, older.seal(&late)).await, Verdict::Accepted);
-    crate::rollup::catch_up(&server.store).await.unwrap();
-    let page = server.get("/v1/nodes/node-1/workloads").await.json();
-    let items = page["items"].as_array().unwrap();
-    let names: Vec<&str> = items
-        .iter()
-        .map(|item| item["workload"].as_str().unwrap())
-        .collect();
-    assert_eq!(names, ["cgroup/web", "host"]);
-    for item in items {
-        assert_eq!(item["labels"], json!({ "rack": "c1" }));
-    }
-    // Labels that are gone are gone.
-    let bare = agent.draft(60, 1);
-    assert!(send(&commit, agent.seal(&bare)).await.advances());
-    crate::rollup::catch_up(&server.store).await.unwrap();
-    let page = server
-        .get("/v1/nodes/node-1/workloads?limit=1")
-        .await
-        .json();
-    assert_eq!(page["items"][0]["labels"], json!({}));
-    assert!(page["next"].is_string());
 }

@@ -17,6 +17,7 @@ use crate::rollup;
 use crate::store::Store;
 use crate::store::compressed;
 use crate::store::nodes::NodeRow;
+use crate::store::sql;
 use crate::store::streams::{self, Move, NewSegment};
 
 /// The node.
@@ -47,7 +48,7 @@ pub(crate) fn at(text: &str) -> Timestamp {
 /// The node `web-1`, enrolled long ago, with three workloads and one stream without segments.
 pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
     let mut tx = store.write().await.unwrap();
-    sqlx::query(
+    sql::query(
         "INSERT INTO nodes (id, node, name, state, state_at, signing_key, tls_fingerprint, enrolled_at) \
          VALUES (1, $1, 'web-1', 'active', 0, $2, $2, 0)",
     )
@@ -56,7 +57,7 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
     .execute(&mut *tx)
     .await
     .unwrap();
-    sqlx::query(
+    sql::query(
         "INSERT INTO streams (id, node, stream, next_seq, head, covered_from, covered_through, proved_through, state, rolled_seq, boot, opened_at) \
          VALUES (1, 1, $1, 5, $2, 0, $3, $3, 'open', 5, $1, 0)",
     )
@@ -67,7 +68,7 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
     .await
     .unwrap();
     for (id, name) in (1_i64..).zip(WORKLOADS) {
-        sqlx::query("INSERT INTO workloads (id, node, name, first_seen_at) VALUES ($1, 1, $2, 0)")
+        sql::query("INSERT INTO workloads (id, node, name, first_seen_at) VALUES ($1, 1, $2, 0)")
             .bind(id)
             .bind(name)
             .execute(&mut *tx)
@@ -80,7 +81,7 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
 /// The node's time is accounted for until then.
 pub(crate) async fn cover(store: &Store, through: Timestamp) {
     let mut tx = store.write().await.unwrap();
-    sqlx::query("UPDATE streams SET covered_through = $1, proved_through = $1")
+    sql::query("UPDATE streams SET covered_through = $1, proved_through = $1")
         .bind(through.as_i64())
         .execute(&mut *tx)
         .await
@@ -92,7 +93,7 @@ pub(crate) async fn cover(store: &Store, through: Timestamp) {
 /// hour: a stream of its own with one counted segment, and the rollups that follow from it.
 pub(crate) async fn cpu(store: &Store, workload: usize, hour: Timestamp, quarters: [i64; 4]) {
     let mut tx = store.write().await.unwrap();
-    let streams: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM streams")
+    let streams: i64 = sql::query_scalar("SELECT COUNT(*) FROM streams")
         .fetch_one(&mut *tx)
         .await
         .unwrap();

@@ -3,8 +3,6 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{NodeId, WorkloadName};
 use tallystick_common::meter::{Kind, Meter};
 use tallystick_common::period::Period;
@@ -17,6 +15,7 @@ use crate::catalog::assignment::NodeNames;
 use crate::overview::Series;
 use crate::rollup::Cells;
 use crate::store::column::id;
+use crate::store::sql::{self, Row};
 use crate::store::streams::{self, Stream};
 use crate::store::{Connection, StoreError};
 
@@ -100,7 +99,7 @@ async fn add_rolled(
     span: Period,
 ) -> Result<(), StoreError> {
     let hour = |at: u64| i64::try_from(at / HOUR_US).unwrap_or(i64::MAX);
-    let rows = sqlx::query(ROLLED)
+    let rows = sql::query(ROLLED)
         .bind(hour(span.from.as_micros()))
         .bind(hour(span.to.as_micros().saturating_add(HOUR_US - 1)))
         .fetch_all(&mut *conn)
@@ -145,7 +144,7 @@ const ROLLED: &str = "SELECT hour, workload, meter, \
 async fn names(
     conn: &mut Connection,
 ) -> Result<HashMap<i64, (NodeId, String, WorkloadName)>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT w.id AS id, w.name AS workload_name, n.node AS node_id, n.name AS node_name \
          FROM workloads w JOIN nodes n ON n.id = w.node",
     )
@@ -190,7 +189,7 @@ async fn add_tail(conn: &mut Connection, sums: &mut Sums, span: Period) -> Resul
 }
 
 async fn node_name(conn: &mut Connection, stream: &Stream) -> Result<String, StoreError> {
-    Ok(sqlx::query_scalar("SELECT name FROM nodes WHERE id = $1")
+    Ok(sql::query_scalar("SELECT name FROM nodes WHERE id = $1")
         .bind(stream.node_row.0)
         .fetch_one(conn)
         .await?)
@@ -235,7 +234,7 @@ fn add_cells(
 type Sums = BTreeMap<(NodeId, WorkloadName, Meter), UsageRow>;
 
 /// Adds the quarter-hours of an hour that lie in the span. Whether anything was said of them.
-fn add_row(sum: &mut UsageRow, row: &SqliteRow, span: Period) -> Result<bool, StoreError> {
+fn add_row(sum: &mut UsageRow, row: &Row, span: Period) -> Result<bool, StoreError> {
     let hour: i64 = row.try_get(0)?;
     let begin = u64::try_from(hour).unwrap_or(0).saturating_mul(HOUR_US);
     let mut said = false;
@@ -248,7 +247,7 @@ fn add_row(sum: &mut UsageRow, row: &SqliteRow, span: Period) -> Result<bool, St
     Ok(said)
 }
 
-fn add_quarter(sum: &mut UsageRow, row: &SqliteRow, quarter: usize) -> Result<bool, StoreError> {
+fn add_quarter(sum: &mut UsageRow, row: &Row, quarter: usize) -> Result<bool, StoreError> {
     let cell = |group: usize| -> Result<u64, StoreError> {
         let value: i64 = row.try_get(QUARTERS + 4 * group + quarter)?;
         u64::try_from(value).map_err(|_| StoreError::damaged("rollups", value))
@@ -283,7 +282,7 @@ fn add_quarter(sum: &mut UsageRow, row: &SqliteRow, quarter: usize) -> Result<bo
 /// # Errors
 /// When the database fails.
 pub async fn quarantined(conn: &mut Connection, span: Period) -> Result<u64, StoreError> {
-    let count: i64 = sqlx::query_scalar(
+    let count: i64 = sql::query_scalar(
         "SELECT COUNT(*) FROM segments \
          WHERE verdict = 'quarantined' AND covered_from < $2 AND covered_through > $1",
     )

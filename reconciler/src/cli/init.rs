@@ -12,7 +12,7 @@ use super::token::address;
 use super::{Common, actor};
 use crate::authority::Authority;
 use crate::config::{self, Config};
-use crate::store::Store;
+use crate::store::Location;
 use crate::{clock, init};
 
 /// Make a data folder ready: authority, store, the first API token (told once).
@@ -26,25 +26,26 @@ pub(super) struct Init {
 impl Init {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<()> {
         let data = &common.data;
-        self.refuse(common)?;
-        let lives = common.load()?.lives;
-        let token = init::init_with(data, lives, &actor(), clock::now())
+        let config = common.load()?;
+        self.refuse(common, &config)?;
+        let token = init::init_with(&config, &actor(), clock::now())
             .await
             .with_context(|| format!("make {} ready", data.display()))?;
         // The token is told whatever comes next: nobody can ask for it again.
         let configured = self.configure(data);
-        let fingerprint = Authority::open_with(data, lives, clock::now())?
+        let fingerprint = Authority::open_with(data, config.lives, clock::now())?
             .ca_fingerprint()
             .to_string();
         let output = Output { json: common.json };
         if output.json {
             output.value(&serde_json::json!({
-                "data": data, "api_token": token.reveal(), "ca_fingerprint": fingerprint,
+                "data": data, "store": config.store.to_string(), "api_token": token.reveal(), "ca_fingerprint": fingerprint,
                 "addresses": self.addresses,
             }))?;
         } else {
             say(&sheet(&[
                 ("data folder", data.display().to_string()),
+                ("store", config.store.to_string()),
                 ("CA fingerprint", fingerprint),
                 ("API token", token.reveal().to_owned()),
             ]))?;
@@ -57,9 +58,12 @@ impl Init {
     }
 
     /// Refuses before anything is written.
-    fn refuse(&self, common: &Common) -> anyhow::Result<()> {
+    fn refuse(&self, common: &Common, config: &Config) -> anyhow::Result<()> {
         let data = &common.data;
-        let taken = [data.join("authority"), data.join(Store::FILE_NAME)];
+        let mut taken = vec![data.join("authority")];
+        if let Location::File(store) = &config.store {
+            taken.push(store.clone());
+        }
         if let Some(there) = taken.iter().find(|path| path.exists()) {
             bail!(
                 "make {folder} ready: {} is there already, nothing was changed; \

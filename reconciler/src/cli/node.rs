@@ -278,7 +278,8 @@ mod tests {
     use super::*;
     use crate::billing::testing::{self, NODE, at};
     use crate::store::Store;
-    use crate::store::testing::store;
+    use crate::store::sql;
+    use crate::store::testing::{ENGINES, store};
 
     /// `web-1` with a counted and a quarantined segment, and a refusal.
     async fn doubtful(store: &Store) {
@@ -288,7 +289,7 @@ mod tests {
             (3_i64, "quarantined", Some("future")),
             (4, "counted", None::<&str>),
         ] {
-            sqlx::query(
+            sql::query(
                 "INSERT INTO segments (stream, seq, hash, covered_from, covered_through, received_at, \
                  verdict, doubt_code, doubt, interval_count, bytes) \
                  VALUES (1, $1, $2, 0, $3, $3, $4, $5, 'ends in an hour', 1, $2)",
@@ -302,7 +303,7 @@ mod tests {
             .await
             .unwrap();
         }
-        sqlx::query(
+        sql::query(
             "INSERT INTO refusals (id, node, reason, detail, received_at, byte_count, bytes) \
              VALUES (1, 1, 'signature', 'not signed by its key', $1, 3, $2)",
         )
@@ -311,7 +312,7 @@ mod tests {
         .execute(&mut *tx)
         .await
         .unwrap();
-        sqlx::query(
+        sql::query(
             "INSERT INTO refusal_counts (node, reason, count, byte_count, kept_count, kept_bytes, first_at, last_at) \
              VALUES (1, 'signature', 7, 21, 1, 3, 0, 0)",
         )
@@ -323,63 +324,69 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_shows_what_was_not_counted_and_why() {
-        let (_folder, store) = store().await;
-        doubtful(&store).await;
-        let now = at("2026-11-22T12:00:30Z");
-        let mut tx = store.read().await.unwrap();
-        let node = known_node(&mut tx, &NODE.to_string()).await.unwrap();
-        let detail = detail(&mut tx, node, now).await.unwrap();
-        let text = rest(&detail).unwrap();
-        for expected in [
-            "last segment     4 of stream",
-            "covered through  2026-11-22T12:00:00Z",
-            "lag              30s",
-            "quarantined 12h 00m 00s, missing 30s",
-            "refused          7",
-            "quarantined      1",
-            "not signed by its key",
-            "ends in an hour",
-        ] {
-            assert!(text.contains(expected), "{expected:?} in\n{text}");
+        for engine in ENGINES {
+            let (_folder, store) = store(engine).await;
+            doubtful(&store).await;
+            let now = at("2026-11-22T12:00:30Z");
+            let mut tx = store.read().await.unwrap();
+            let node = known_node(&mut tx, &NODE.to_string()).await.unwrap();
+            let detail = detail(&mut tx, node, now).await.unwrap();
+            let text = rest(&detail).unwrap();
+            for expected in [
+                "last segment     4 of stream",
+                "covered through  2026-11-22T12:00:00Z",
+                "lag              30s",
+                "quarantined 12h 00m 00s, missing 30s",
+                "refused          7",
+                "quarantined      1",
+                "not signed by its key",
+                "ends in an hour",
+            ] {
+                assert!(text.contains(expected), "{expected:?} in\n{text}");
+            }
+            let json = serde_json::to_value(&detail).unwrap();
+            assert_eq!(json["name"], "web-1");
+            assert_eq!(json["last_seen_at"], "2026-11-22T12:00:00Z");
+            assert_eq!(json["refusal_counts"][0]["count"], 7);
+            assert_eq!(json["latest_quarantined"][0]["doubt"], "future");
         }
-        let json = serde_json::to_value(&detail).unwrap();
-        assert_eq!(json["name"], "web-1");
-        assert_eq!(json["last_seen_at"], "2026-11-22T12:00:00Z");
-        assert_eq!(json["refusal_counts"][0]["count"], 7);
-        assert_eq!(json["latest_quarantined"][0]["doubt"], "future");
     }
 
     #[tokio::test]
     async fn a_ban_without_a_reason_is_refused() {
-        let (_folder, store) = store().await;
-        let now = at("2026-11-22T12:00:00Z");
-        testing::node(&store, now).await;
-        let ban = async |reason: &str| {
-            let state = NodeState::Banned {
-                at: now,
-                reason: reason.to_owned(),
+        for engine in ENGINES {
+            let (_folder, store) = store(engine).await;
+            let now = at("2026-11-22T12:00:00Z");
+            testing::node(&store, now).await;
+            let ban = async |reason: &str| {
+                let state = NodeState::Banned {
+                    at: now,
+                    reason: reason.to_owned(),
+                };
+                set_node_state(&store, "web-1", state, "cli:anna", now).await
             };
-            set_node_state(&store, "web-1", state, "cli:anna", now).await
-        };
-        let refused = ban(" ").await.unwrap_err().to_string();
-        assert!(refused.contains("write why"), "{refused}");
-        let mut tx = store.read().await.unwrap();
-        let node = known_node(&mut tx, "web-1").await.unwrap();
-        assert_eq!(node.state, NodeState::Active, "nothing was changed");
-        drop(tx);
-        assert_eq!(ban("sold").await.unwrap().state.as_str(), "banned");
+            let refused = ban(" ").await.unwrap_err().to_string();
+            assert!(refused.contains("write why"), "{refused}");
+            let mut tx = store.read().await.unwrap();
+            let node = known_node(&mut tx, "web-1").await.unwrap();
+            assert_eq!(node.state, NodeState::Active, "nothing was changed");
+            drop(tx);
+            assert_eq!(ban("sold").await.unwrap().state.as_str(), "banned");
+        }
     }
 
     #[tokio::test]
     async fn a_node_that_sent_nothing_shows_that() {
-        let (_folder, store) = store().await;
-        testing::node(&store, at("2026-11-22T12:00:00Z")).await;
-        let mut tx = store.read().await.unwrap();
-        let node = known_node(&mut tx, "web-1").await.unwrap();
-        assert_eq!(node.last_seen_at, None);
-        let detail = detail(&mut tx, node, at("2026-11-22T12:00:30Z")).await;
-        let text = rest(&detail.unwrap()).unwrap();
-        assert!(text.contains("last segment     -"), "{text}");
-        assert!(!text.contains("Refused"), "{text}");
+        for engine in ENGINES {
+            let (_folder, store) = store(engine).await;
+            testing::node(&store, at("2026-11-22T12:00:00Z")).await;
+            let mut tx = store.read().await.unwrap();
+            let node = known_node(&mut tx, "web-1").await.unwrap();
+            assert_eq!(node.last_seen_at, None);
+            let detail = detail(&mut tx, node, at("2026-11-22T12:00:30Z")).await;
+            let text = rest(&detail.unwrap()).unwrap();
+            assert!(text.contains("last segment     -"), "{text}");
+            assert!(!text.contains("Refused"), "{text}");
+        }
     }
 }

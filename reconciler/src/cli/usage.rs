@@ -103,37 +103,39 @@ mod tests {
 
     use super::*;
     use crate::billing::testing::{self, at};
-    use crate::store::testing::store;
+    use crate::store::testing::{ENGINES, store};
 
     #[tokio::test]
     async fn quantities_are_told_to_the_last_digit() {
-        let (_folder, store) = store().await;
-        let hour = at("2026-11-22T12:00:00Z");
-        testing::node(&store, at("2026-11-22T13:00:00Z")).await;
-        testing::acme(&store, hour).await;
-        testing::cpu(&store, 3, hour, [1, 2, 3, 9_007_199_254_740_993]).await;
-        let span = Period {
-            from: hour,
-            to: at("2026-11-22T13:00:00Z"),
-        };
-        let mut tx = store.read().await.unwrap();
-        let rows = assigned(&mut tx, span).await.unwrap().into_iter();
-        let rows: Vec<_> = rows.map(|row| UsageView::new(row, &span)).collect();
-        let text = told(&rows);
-        let line = text
-            .lines()
-            .find(|line| line.contains("cgroup/acme"))
-            .unwrap();
-        let cells: Vec<_> = line.split_whitespace().take(5).collect();
-        let expected = [
-            "web-1",
-            "cgroup/acme",
-            "acme",
-            "cpu.time",
-            "9007199254740999",
-        ];
-        assert_eq!(cells, expected);
-        let json = serde_json::to_value(&rows).unwrap();
-        assert_eq!(json[0]["quantity"], "9007199254740999");
+        for engine in ENGINES {
+            let (_folder, store) = store(engine).await;
+            let hour = at("2026-11-22T12:00:00Z");
+            testing::node(&store, at("2026-11-22T13:00:00Z")).await;
+            testing::acme(&store, hour).await;
+            testing::cpu(&store, 3, hour, [1, 2, 3, 9_007_199_254_740_993]).await;
+            let span = Period {
+                from: hour,
+                to: at("2026-11-22T13:00:00Z"),
+            };
+            let mut tx = store.read().await.unwrap();
+            let rows = assigned(&mut tx, span).await.unwrap().into_iter();
+            let rows: Vec<_> = rows.map(|row| UsageView::new(row, &span)).collect();
+            let text = told(&rows);
+            let line = text
+                .lines()
+                .find(|line| line.contains("cgroup/acme"))
+                .unwrap();
+            let cells: Vec<_> = line.split_whitespace().take(5).collect();
+            let expected = [
+                "web-1",
+                "cgroup/acme",
+                "acme",
+                "cpu.time",
+                "9007199254740999",
+            ];
+            assert_eq!(cells, expected);
+            let json = serde_json::to_value(&rows).unwrap();
+            assert_eq!(json[0]["quantity"], "9007199254740999");
+        }
     }
 }

@@ -28,6 +28,22 @@ pub struct Cell {
     pub unmeasured: u64,
 }
 
+impl Cell {
+    /// Takes in what another cell of the same quarter-hour holds.
+    pub fn add(&mut self, other: &Self) {
+        self.quantity = self.quantity.saturating_add(other.quantity);
+        self.max = self.max.max(other.max);
+        for (sum, more) in [
+            (&mut self.measured, other.measured),
+            (&mut self.exact, other.exact),
+            (&mut self.interpolated, other.interpolated),
+            (&mut self.unmeasured, other.unmeasured),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+    }
+}
+
 /// A register as the counted segments leave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisterEnd {

@@ -1,9 +1,9 @@
 //! API tokens, one-time login codes and console sessions, hashed; answers kept for idempotency.
 
-use sqlx::Row;
 use tallystick_common::time::Timestamp;
 
 use super::column::{instant, optional_instant};
+use super::sql;
 use super::{Connection, StoreError};
 
 /// Keeps the hash of an API token.
@@ -17,7 +17,7 @@ pub async fn insert_api_token(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let text = "INSERT INTO api_tokens (hash, name, role, created_at) VALUES ($1, $2, 'admin', $3)";
-    sqlx::query(text)
+    sql::query(text)
         .bind(hash)
         .bind(name)
         .bind(now.as_i64())
@@ -32,7 +32,7 @@ pub async fn insert_api_token(
 /// When the database fails.
 pub async fn api_token(conn: &mut Connection, hash: &str) -> Result<Option<String>, StoreError> {
     let text = "SELECT name FROM api_tokens WHERE hash = $1 AND revoked_at IS NULL";
-    Ok(sqlx::query_scalar(text)
+    Ok(sql::query_scalar(text)
         .bind(hash)
         .fetch_optional(conn)
         .await?)
@@ -58,7 +58,7 @@ pub struct ApiToken {
 pub async fn api_tokens(conn: &mut Connection) -> Result<Vec<ApiToken>, StoreError> {
     let text =
         "SELECT name, role, created_at, revoked_at FROM api_tokens ORDER BY created_at, name";
-    let rows = sqlx::query(text).fetch_all(conn).await?;
+    let rows = sql::query(text).fetch_all(conn).await?;
     rows.iter()
         .map(|row| {
             Ok(ApiToken {
@@ -81,7 +81,7 @@ pub async fn revoke_api_tokens(
     now: Timestamp,
 ) -> Result<u64, StoreError> {
     let text = "UPDATE api_tokens SET revoked_at = $2 WHERE name = $1 AND revoked_at IS NULL";
-    let done = sqlx::query(text)
+    let done = sql::query(text)
         .bind(name)
         .bind(now.as_i64())
         .execute(conn)
@@ -94,7 +94,7 @@ pub async fn revoke_api_tokens(
 /// # Errors
 /// When the database fails.
 pub async fn delete_sessions_of(conn: &mut Connection, actor: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM console_sessions WHERE name = $1")
+    sql::query("DELETE FROM console_sessions WHERE name = $1")
         .bind(actor)
         .execute(conn)
         .await?;
@@ -112,7 +112,7 @@ pub async fn insert_login_code(
     expires_at: Timestamp,
 ) -> Result<(), StoreError> {
     let text = "INSERT INTO login_codes (hash, name, expires_at) VALUES ($1, $2, $3)";
-    sqlx::query(text)
+    sql::query(text)
         .bind(hash)
         .bind(name)
         .bind(expires_at.as_i64())
@@ -132,7 +132,7 @@ pub async fn take_login_code(
 ) -> Result<Option<String>, StoreError> {
     let text = "UPDATE login_codes SET used_at = $2 \
                 WHERE hash = $1 AND used_at IS NULL AND expires_at > $2 RETURNING name";
-    Ok(sqlx::query_scalar(text)
+    Ok(sql::query_scalar(text)
         .bind(hash)
         .bind(now.as_i64())
         .fetch_optional(conn)
@@ -150,13 +150,13 @@ pub async fn insert_session(
     now: Timestamp,
     expires_at: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM console_sessions WHERE expires_at <= $1")
+    sql::query("DELETE FROM console_sessions WHERE expires_at <= $1")
         .bind(now.as_i64())
         .execute(&mut *conn)
         .await?;
     let text =
         "INSERT INTO console_sessions (hash, name, created_at, expires_at) VALUES ($1, $2, $3, $4)";
-    sqlx::query(text)
+    sql::query(text)
         .bind(hash)
         .bind(name)
         .bind(now.as_i64())
@@ -176,7 +176,7 @@ pub async fn session(
     now: Timestamp,
 ) -> Result<Option<String>, StoreError> {
     let text = "SELECT name FROM console_sessions WHERE hash = $1 AND expires_at > $2";
-    Ok(sqlx::query_scalar(text)
+    Ok(sql::query_scalar(text)
         .bind(hash)
         .bind(now.as_i64())
         .fetch_optional(conn)
@@ -188,7 +188,7 @@ pub async fn session(
 /// # Errors
 /// When the database fails.
 pub async fn delete_session(conn: &mut Connection, hash: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM console_sessions WHERE hash = $1")
+    sql::query("DELETE FROM console_sessions WHERE hash = $1")
         .bind(hash)
         .execute(conn)
         .await?;
@@ -226,14 +226,14 @@ pub async fn take_key(
 ) -> Result<Kept, StoreError> {
     const DAY_US: i64 = 86_400_000_000;
     const MINUTE_US: i64 = 60_000_000;
-    sqlx::query(
+    sql::query(
         "DELETE FROM idempotency_keys WHERE created_at < $1 OR (status = 0 AND created_at < $2)",
     )
     .bind(now.as_i64().saturating_sub(DAY_US))
     .bind(now.as_i64().saturating_sub(MINUTE_US))
     .execute(&mut *conn)
     .await?;
-    let held = sqlx::query(
+    let held = sql::query(
         "SELECT request, status, body FROM idempotency_keys WHERE actor = $1 AND key = $2",
     )
     .bind(actor)
@@ -241,7 +241,7 @@ pub async fn take_key(
     .fetch_optional(&mut *conn)
     .await?;
     let Some(row) = held else {
-        sqlx::query(
+        sql::query(
             "INSERT INTO idempotency_keys (actor, key, request, status, body, created_at) \
              VALUES ($1, $2, $3, 0, '', $4)",
         )
@@ -282,7 +282,7 @@ pub async fn keep_answer(
     } else {
         "UPDATE idempotency_keys SET status = $3, body = $4 WHERE actor = $1 AND key = $2"
     };
-    sqlx::query(text)
+    sql::query(text)
         .bind(actor)
         .bind(key)
         .bind(i64::from(status))

@@ -3,14 +3,13 @@
 //! A number is taken in the transaction that writes its invoice, so the series has no holes.
 
 use serde_json::json;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::money::{Currency, Money};
 use tallystick_common::period::Period;
 use tallystick_common::time::Timestamp;
 
 use super::column::{bytes, id, instant, optional_instant, unsigned};
+use super::sql::{self, Row};
 use super::{Connection, StoreError};
 use crate::audit::{self, Note};
 
@@ -55,7 +54,7 @@ pub struct StreamPosition {
 /// # Errors
 /// When the database fails.
 pub async fn take_number(conn: &mut Connection, year: i64) -> Result<String, StoreError> {
-    let next: i64 = sqlx::query_scalar(
+    let next: i64 = sql::query_scalar(
         "INSERT INTO invoice_series (year, next_ordinal) VALUES ($1, 2) \
          ON CONFLICT (year) DO UPDATE SET next_ordinal = invoice_series.next_ordinal + 1 \
          RETURNING next_ordinal",
@@ -75,7 +74,7 @@ pub async fn insert_invoice(
     invoice: &InvoiceRow,
     actor: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO invoices (number, account, period_from, period_to, currency, total_minor, digest, document, issued_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
@@ -115,7 +114,7 @@ pub async fn invoices(
     account: Option<&str>,
 ) -> Result<Vec<InvoiceRow>, StoreError> {
     let query = "SELECT * FROM invoices WHERE $1 = '' OR account = $1 ORDER BY number";
-    let rows = sqlx::query(query)
+    let rows = sql::query(query)
         .bind(account.unwrap_or(""))
         .fetch_all(conn)
         .await?;
@@ -130,7 +129,7 @@ pub async fn invoice(
     conn: &mut Connection,
     number: &str,
 ) -> Result<Option<InvoiceRow>, StoreError> {
-    let row = sqlx::query("SELECT * FROM invoices WHERE number = $1")
+    let row = sql::query("SELECT * FROM invoices WHERE number = $1")
         .bind(number)
         .fetch_optional(conn)
         .await?;
@@ -146,7 +145,7 @@ pub async fn invoice_for(
     account: &str,
     period: &Period,
 ) -> Result<Option<InvoiceRow>, StoreError> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT * FROM invoices WHERE account = $1 AND period_from < $3 AND period_to > $2 \
          ORDER BY period_from LIMIT 1",
     )
@@ -158,7 +157,7 @@ pub async fn invoice_for(
     row.as_ref().map(invoice_row).transpose()
 }
 
-fn invoice_row(row: &SqliteRow) -> Result<InvoiceRow, StoreError> {
+fn invoice_row(row: &Row) -> Result<InvoiceRow, StoreError> {
     let currency: &str = row.try_get("currency")?;
     let currency =
         Currency::new(currency).map_err(|error| StoreError::damaged("invoices.currency", error))?;
@@ -181,7 +180,7 @@ fn invoice_row(row: &SqliteRow) -> Result<InvoiceRow, StoreError> {
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn stream_positions(conn: &mut Connection) -> Result<Vec<StreamPosition>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT n.node AS node, s.stream AS stream, s.next_seq AS next_seq, s.head AS head, \
          s.covered_through AS covered_through, s.proved_through AS proved_through FROM streams s JOIN nodes n ON n.id = s.node \
          ORDER BY s.id",

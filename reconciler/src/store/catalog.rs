@@ -4,11 +4,10 @@
 //! transaction.
 
 use serde_json::json;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use tallystick_common::time::Timestamp;
 
 use super::column::instant;
+use super::sql::{self, Row};
 use super::{Connection, StoreError};
 use crate::audit::{self, Note};
 use crate::catalog::assignment::NewAssignment;
@@ -42,7 +41,7 @@ pub async fn insert_account(
     account: &Account,
     actor: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO accounts (id, name, currency, time_zone, anchor_day, created_at) \
          VALUES ($1, $2, $3, $4, $5, $6)",
     )
@@ -70,7 +69,7 @@ pub async fn insert_account(
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn accounts(conn: &mut Connection) -> Result<Vec<Account>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM accounts ORDER BY id")
+    let rows = sql::query("SELECT * FROM accounts ORDER BY id")
         .fetch_all(conn)
         .await?;
     rows.iter().map(account_row).collect()
@@ -81,14 +80,14 @@ pub async fn accounts(conn: &mut Connection) -> Result<Vec<Account>, StoreError>
 /// # Errors
 /// When the database fails or the row is damaged.
 pub async fn account(conn: &mut Connection, id: &str) -> Result<Option<Account>, StoreError> {
-    let row = sqlx::query("SELECT * FROM accounts WHERE id = $1")
+    let row = sql::query("SELECT * FROM accounts WHERE id = $1")
         .bind(id)
         .fetch_optional(conn)
         .await?;
     row.as_ref().map(account_row).transpose()
 }
 
-fn account_row(row: &SqliteRow) -> Result<Account, StoreError> {
+fn account_row(row: &Row) -> Result<Account, StoreError> {
     let anchor_day: i64 = row.try_get("anchor_day")?;
     Ok(Account {
         id: account_id(row, "id")?,
@@ -101,7 +100,7 @@ fn account_row(row: &SqliteRow) -> Result<Account, StoreError> {
     })
 }
 
-fn account_id(row: &SqliteRow, column: &str) -> Result<AccountId, StoreError> {
+fn account_id(row: &Row, column: &str) -> Result<AccountId, StoreError> {
     let text: String = row.try_get(column)?;
     text.parse()
         .map_err(|error| StoreError::damaged("account id", error))
@@ -117,7 +116,7 @@ pub async fn insert_assignment(
     actor: &str,
     now: Timestamp,
 ) -> Result<Assignment, StoreError> {
-    let id: i64 = sqlx::query_scalar(
+    let id: i64 = sql::query_scalar(
         "INSERT INTO assignments (id, account, node_selector, workload_selector, from_at, created_at) \
          SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3, $4, $5 FROM assignments WHERE TRUE RETURNING id",
     )
@@ -153,14 +152,14 @@ pub async fn insert_assignment(
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn assignments(conn: &mut Connection) -> Result<Assignments, StoreError> {
-    let rows = sqlx::query("SELECT * FROM assignments ORDER BY id")
+    let rows = sql::query("SELECT * FROM assignments ORDER BY id")
         .fetch_all(conn)
         .await?;
     let rules: Result<Vec<_>, _> = rows.iter().map(assignment_row).collect();
     Ok(Assignments::new(rules?))
 }
 
-fn assignment_row(row: &SqliteRow) -> Result<Assignment, StoreError> {
+fn assignment_row(row: &Row) -> Result<Assignment, StoreError> {
     let pattern = |column: &str| -> Result<Pattern, StoreError> {
         let text: String = row.try_get(column)?;
         Pattern::new("selector", &text).map_err(|error| StoreError::damaged("assignments", error))
@@ -184,7 +183,7 @@ pub async fn insert_plan_version(
     version: &PlanVersion,
     actor: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO plan_versions (plan, version, digest, currency, document, source, applied_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
@@ -214,7 +213,7 @@ pub async fn insert_plan_version(
 /// When the database fails or a row is damaged.
 pub async fn plan_versions(conn: &mut Connection) -> Result<Vec<PlanVersion>, StoreError> {
     let query = "SELECT * FROM plan_versions ORDER BY plan, version";
-    let rows = sqlx::query(query).fetch_all(conn).await?;
+    let rows = sql::query(query).fetch_all(conn).await?;
     rows.iter().map(plan_row).collect()
 }
 
@@ -229,7 +228,7 @@ pub async fn plan_version(
 ) -> Result<Option<PlanVersion>, StoreError> {
     let query = "SELECT * FROM plan_versions WHERE plan = $1 AND ($2 = 0 OR version = $2) \
                  ORDER BY version DESC LIMIT 1";
-    let row = sqlx::query(query)
+    let row = sql::query(query)
         .bind(plan)
         .bind(version.unwrap_or(0))
         .fetch_optional(conn)
@@ -237,7 +236,7 @@ pub async fn plan_version(
     row.as_ref().map(plan_row).transpose()
 }
 
-fn plan_row(row: &SqliteRow) -> Result<PlanVersion, StoreError> {
+fn plan_row(row: &Row) -> Result<PlanVersion, StoreError> {
     Ok(PlanVersion {
         plan: row.try_get("plan")?,
         version: row.try_get("version")?,
@@ -258,7 +257,7 @@ pub async fn insert_subscription(
     new: &Subscription,
     actor: &str,
 ) -> Result<Subscription, StoreError> {
-    let id: i64 = sqlx::query_scalar(
+    let id: i64 = sql::query_scalar(
         "INSERT INTO subscriptions (id, account, plan, plan_version, from_at, created_at) \
          SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3, $4, $5 FROM subscriptions WHERE TRUE RETURNING id",
     )
@@ -292,7 +291,7 @@ pub async fn subscriptions(
 ) -> Result<Vec<Subscription>, StoreError> {
     let query =
         "SELECT * FROM subscriptions WHERE $1 = '' OR account = $1 ORDER BY account, from_at";
-    let rows = sqlx::query(query)
+    let rows = sql::query(query)
         .bind(account.map_or("", AccountId::as_str))
         .fetch_all(conn)
         .await?;

@@ -1,16 +1,15 @@
 //! Columns to domain types and back: what does not fit is damage, named by table and column.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::Seq;
 use tallystick_common::reading::Reading;
 use tallystick_common::time::Timestamp;
 
 use super::StoreError;
+use super::sql::Row;
 
 /// A fixed number of bytes.
 pub(crate) fn bytes<const N: usize>(
-    row: &SqliteRow,
+    row: &Row,
     column: &str,
     what: &'static str,
 ) -> Result<[u8; N], StoreError> {
@@ -20,17 +19,13 @@ pub(crate) fn bytes<const N: usize>(
 }
 
 /// An identifier of 16 bytes.
-pub(crate) fn id(
-    row: &SqliteRow,
-    column: &str,
-    what: &'static str,
-) -> Result<[u8; 16], StoreError> {
+pub(crate) fn id(row: &Row, column: &str, what: &'static str) -> Result<[u8; 16], StoreError> {
     bytes(row, column, what)
 }
 
 /// An instant.
 pub(crate) fn instant(
-    row: &SqliteRow,
+    row: &Row,
     column: &str,
     what: &'static str,
 ) -> Result<Timestamp, StoreError> {
@@ -40,7 +35,7 @@ pub(crate) fn instant(
 
 /// An instant or NULL.
 pub(crate) fn optional_instant(
-    row: &SqliteRow,
+    row: &Row,
     column: &str,
     what: &'static str,
 ) -> Result<Option<Timestamp>, StoreError> {
@@ -50,21 +45,13 @@ pub(crate) fn optional_instant(
 }
 
 /// A number that is never negative.
-pub(crate) fn unsigned(
-    row: &SqliteRow,
-    column: &str,
-    what: &'static str,
-) -> Result<u64, StoreError> {
+pub(crate) fn unsigned(row: &Row, column: &str, what: &'static str) -> Result<u64, StoreError> {
     let held: i64 = row.try_get(column)?;
     u64::try_from(held).map_err(|_| StoreError::damaged(what, held))
 }
 
 /// A reading of 16 bytes, big-endian.
-pub(crate) fn reading(
-    row: &SqliteRow,
-    column: &str,
-    what: &'static str,
-) -> Result<Reading, StoreError> {
+pub(crate) fn reading(row: &Row, column: &str, what: &'static str) -> Result<Reading, StoreError> {
     Ok(Reading(u128::from_be_bytes(bytes(row, column, what)?)))
 }
 

@@ -4,6 +4,7 @@ use tallystick_common::ids::{Hash, NodeId};
 use tallystick_common::keys::PublicKey;
 use tallystick_common::time::Timestamp;
 
+use super::sql;
 use super::{Connection, StoreError};
 
 /// A join token as it is kept.
@@ -54,7 +55,7 @@ pub enum Redeemed {
 /// # Errors
 /// When the database fails.
 pub async fn add_token(connection: &mut Connection, token: &TokenRow) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO join_tokens (hash, note, created_at, expires_at, uses_left) \
          VALUES ($1, $2, $3, $4, 1)",
     )
@@ -77,7 +78,7 @@ pub async fn redeem_token(
     now: Timestamp,
 ) -> Result<Redeemed, StoreError> {
     let row: Option<(i64, i64)> =
-        sqlx::query_as("SELECT expires_at, uses_left FROM join_tokens WHERE hash = $1")
+        sql::query_as("SELECT expires_at, uses_left FROM join_tokens WHERE hash = $1")
             .bind(hash.as_bytes().to_vec())
             .fetch_optional(&mut *connection)
             .await?;
@@ -87,7 +88,7 @@ pub async fn redeem_token(
         Some((_, 0)) => return Ok(Redeemed::UsedUp),
         Some(_) => {}
     }
-    sqlx::query("UPDATE join_tokens SET uses_left = uses_left - 1 WHERE hash = $1")
+    sql::query("UPDATE join_tokens SET uses_left = uses_left - 1 WHERE hash = $1")
         .bind(hash.as_bytes().to_vec())
         .execute(connection)
         .await?;
@@ -99,7 +100,7 @@ pub async fn redeem_token(
 /// # Errors
 /// When the database fails.
 pub async fn add_node(connection: &mut Connection, new: &NewNode) -> Result<(), StoreError> {
-    let id: i64 = sqlx::query_scalar(
+    let id: i64 = sql::query_scalar(
         "INSERT INTO nodes (id, node, name, state, state_at, signing_key, tls_fingerprint, enrolled_at) \
          SELECT COALESCE(MAX(id), 0) + 1, $1, $2, 'active', $3, $4, $5, $3 FROM nodes RETURNING id",
     )
@@ -110,7 +111,7 @@ pub async fn add_node(connection: &mut Connection, new: &NewNode) -> Result<(), 
     .bind(new.tls_fingerprint.as_bytes().to_vec())
     .fetch_one(&mut *connection)
     .await?;
-    sqlx::query("INSERT INTO node_records (node, number, record, added_at) VALUES ($1, 0, $2, $3)")
+    sql::query("INSERT INTO node_records (node, number, record, added_at) VALUES ($1, 0, $2, $3)")
         .bind(id)
         .bind(new.record.as_slice())
         .bind(new.at.as_i64())
@@ -129,7 +130,7 @@ pub async fn enrolled_with(
     signing_key: &PublicKey,
     tls_fingerprint: &Hash,
 ) -> Result<Option<(NodeId, Vec<u8>)>, StoreError> {
-    let row: Option<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+    let row: Option<(Vec<u8>, Vec<u8>)> = sql::query_as(
         "SELECT n.node, r.record FROM nodes n JOIN node_records r ON r.node = n.id AND r.number = 0 \
          WHERE n.signing_key = $1 AND n.tls_fingerprint = $2",
     )

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::period::Period;
 use tallystick_common::reading::Cause;
@@ -12,6 +10,7 @@ use tallystick_common::time::Timestamp;
 
 use super::column::{bytes, id, instant, unsigned};
 use super::nodes::NodeRow;
+use super::sql::{self, Row};
 use super::{Connection, StoreError};
 
 /// A segment as stored, without its bytes.
@@ -50,7 +49,7 @@ pub async fn segments(
     after: (i64, i64),
     limit: u32,
 ) -> Result<Vec<SegmentRow>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT s.stream AS stream_row, t.stream AS stream, s.seq AS seq, s.hash AS hash, \
          s.covered_from AS covered_from, s.covered_through AS covered_through, \
          s.received_at AS received_at, s.verdict AS verdict, s.doubt_code AS doubt_code, \
@@ -79,7 +78,7 @@ pub async fn latest_quarantined(
     node: NodeRow,
     limit: u32,
 ) -> Result<Vec<SegmentRow>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT s.stream AS stream_row, t.stream AS stream, s.seq AS seq, s.hash AS hash, \
          s.covered_from AS covered_from, s.covered_through AS covered_through, \
          s.received_at AS received_at, s.verdict AS verdict, s.doubt_code AS doubt_code, \
@@ -103,7 +102,7 @@ pub async fn last_segment(
     conn: &mut Connection,
     node: NodeRow,
 ) -> Result<Option<SegmentRow>, StoreError> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT s.stream AS stream_row, t.stream AS stream, s.seq AS seq, s.hash AS hash, \
          s.covered_from AS covered_from, s.covered_through AS covered_through, \
          s.received_at AS received_at, s.verdict AS verdict, s.doubt_code AS doubt_code, \
@@ -117,7 +116,7 @@ pub async fn last_segment(
     row.as_ref().map(segment_row).transpose()
 }
 
-fn segment_row(row: &SqliteRow) -> Result<SegmentRow, StoreError> {
+fn segment_row(row: &Row) -> Result<SegmentRow, StoreError> {
     let code: Option<String> = row.try_get("doubt_code")?;
     let words: Option<String> = row.try_get("doubt")?;
     Ok(SegmentRow {
@@ -150,7 +149,7 @@ pub struct GapRow {
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn gaps(conn: &mut Connection, span: Period) -> Result<Vec<GapRow>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT node, from_at, to_at, cause FROM gaps WHERE from_at < $2 AND to_at > $1 \
          ORDER BY node, from_at, to_at",
     )
@@ -158,7 +157,7 @@ pub async fn gaps(conn: &mut Connection, span: Period) -> Result<Vec<GapRow>, St
     .bind(span.to.as_i64())
     .fetch_all(conn)
     .await?;
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         let words: &str = row.try_get("cause")?;
         Ok(GapRow {
             node: NodeRow(row.try_get("node")?),
@@ -178,7 +177,7 @@ pub async fn quarantined_time(
     conn: &mut Connection,
     span: Period,
 ) -> Result<Vec<(NodeRow, Period)>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT t.node AS node, s.covered_from AS covered_from, s.covered_through AS covered_through \
          FROM segments s JOIN streams t ON t.id = s.stream \
          WHERE s.verdict = 'quarantined' AND s.covered_from < $2 AND s.covered_through > $1 \
@@ -188,7 +187,7 @@ pub async fn quarantined_time(
     .bind(span.to.as_i64())
     .fetch_all(conn)
     .await?;
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         let time = shared(row, ("covered_from", "covered_through"), span)?;
         Ok((NodeRow(row.try_get("node")?), time))
     };
@@ -196,7 +195,7 @@ pub async fn quarantined_time(
 }
 
 /// The part of a row's time that lies in a span.
-fn shared(row: &SqliteRow, columns: (&str, &str), span: Period) -> Result<Period, StoreError> {
+fn shared(row: &Row, columns: (&str, &str), span: Period) -> Result<Period, StoreError> {
     Ok(Period {
         from: instant(row, columns.0, "a beginning")?.max(span.from),
         to: instant(row, columns.1, "an end")?.min(span.to),
@@ -223,8 +222,8 @@ pub async fn workloads(
     node: NodeRow,
 ) -> Result<Vec<WorkloadRow>, StoreError> {
     let query = "SELECT name, labels, first_seen_at FROM workloads WHERE node = $1 ORDER BY name";
-    let rows = sqlx::query(query).bind(node.0).fetch_all(conn).await?;
-    let read = |row: &SqliteRow| {
+    let rows = sql::query(query).bind(node.0).fetch_all(conn).await?;
+    let read = |row: &Row| {
         let labels: &str = row.try_get("labels")?;
         Ok(WorkloadRow {
             name: row.try_get("name")?,
@@ -265,7 +264,7 @@ pub async fn refusals(
     after: u64,
     limit: u32,
 ) -> Result<Vec<RefusalRow>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT r.id AS id, n.node AS node, r.reason AS reason, r.detail AS detail, \
          r.stream AS stream, r.seq AS seq, r.received_at AS received_at, r.byte_count AS byte_count \
          FROM refusals r LEFT JOIN nodes n ON n.id = r.node \
@@ -288,7 +287,7 @@ pub async fn latest_refusals(
     node: NodeRow,
     limit: u32,
 ) -> Result<Vec<RefusalRow>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT r.id AS id, n.node AS node, r.reason AS reason, r.detail AS detail, \
          r.stream AS stream, r.seq AS seq, r.received_at AS received_at, r.byte_count AS byte_count \
          FROM refusals r JOIN nodes n ON n.id = r.node \
@@ -301,7 +300,7 @@ pub async fn latest_refusals(
     rows.iter().map(refusal_row).collect()
 }
 
-fn refusal_row(row: &SqliteRow) -> Result<RefusalRow, StoreError> {
+fn refusal_row(row: &Row) -> Result<RefusalRow, StoreError> {
     let node: Option<Vec<u8>> = row.try_get("node")?;
     let stream: Option<Vec<u8>> = row.try_get("stream")?;
     let seq: Option<i64> = row.try_get("seq")?;
@@ -328,7 +327,7 @@ pub struct Count {
     pub count: u64,
 }
 
-fn counts(rows: &[SqliteRow]) -> Result<Vec<Count>, StoreError> {
+fn counts(rows: &[Row]) -> Result<Vec<Count>, StoreError> {
     rows.iter()
         .map(|row| {
             let node: i64 = row.try_get("node")?;
@@ -347,7 +346,7 @@ fn counts(rows: &[SqliteRow]) -> Result<Vec<Count>, StoreError> {
 /// When the database fails.
 pub async fn refusal_counts(conn: &mut Connection) -> Result<Vec<Count>, StoreError> {
     let query = "SELECT node, reason AS what, count FROM refusal_counts ORDER BY node, reason";
-    counts(&sqlx::query(query).fetch_all(conn).await?)
+    counts(&sql::query(query).fetch_all(conn).await?)
 }
 
 /// Quarantined segments by node.
@@ -357,7 +356,7 @@ pub async fn refusal_counts(conn: &mut Connection) -> Result<Vec<Count>, StoreEr
 pub async fn quarantine_counts(conn: &mut Connection) -> Result<Vec<Count>, StoreError> {
     let query = "SELECT t.node AS node, 'quarantined' AS what, COUNT(*) AS count FROM segments s \
                  JOIN streams t ON t.id = s.stream WHERE s.verdict = 'quarantined' GROUP BY t.node";
-    counts(&sqlx::query(query).fetch_all(conn).await?)
+    counts(&sql::query(query).fetch_all(conn).await?)
 }
 
 /// Streams by state.
@@ -365,8 +364,8 @@ pub async fn quarantine_counts(conn: &mut Connection) -> Result<Vec<Count>, Stor
 /// # Errors
 /// When the database fails.
 pub async fn stream_counts(conn: &mut Connection) -> Result<Vec<Count>, StoreError> {
-    let query = "SELECT 0 AS node, state AS what, COUNT(*) AS count FROM streams GROUP BY state";
-    counts(&sqlx::query(query).fetch_all(conn).await?)
+    let query = "SELECT CAST(0 AS BIGINT) AS node, state AS what, COUNT(*) AS count FROM streams GROUP BY state";
+    counts(&sql::query(query).fetch_all(conn).await?)
 }
 
 /// Nodes by state.
@@ -374,8 +373,8 @@ pub async fn stream_counts(conn: &mut Connection) -> Result<Vec<Count>, StoreErr
 /// # Errors
 /// When the database fails.
 pub async fn node_counts(conn: &mut Connection) -> Result<Vec<Count>, StoreError> {
-    let query = "SELECT 0 AS node, state AS what, COUNT(*) AS count FROM nodes GROUP BY state";
-    counts(&sqlx::query(query).fetch_all(conn).await?)
+    let query = "SELECT CAST(0 AS BIGINT) AS node, state AS what, COUNT(*) AS count FROM nodes GROUP BY state";
+    counts(&sql::query(query).fetch_all(conn).await?)
 }
 
 /// Segments admitted, ever: the sum of all streams' positions.
@@ -383,7 +382,7 @@ pub async fn node_counts(conn: &mut Connection) -> Result<Vec<Count>, StoreError
 /// # Errors
 /// When the database fails.
 pub async fn admitted(conn: &mut Connection) -> Result<u64, StoreError> {
-    let rows: Vec<i64> = sqlx::query_scalar("SELECT next_seq FROM streams")
+    let rows: Vec<i64> = sql::query_scalar("SELECT next_seq FROM streams")
         .fetch_all(conn)
         .await?;
     Ok(rows
@@ -398,7 +397,7 @@ pub async fn admitted(conn: &mut Connection) -> Result<u64, StoreError> {
 /// When the database fails.
 pub async fn rollup_lag(conn: &mut Connection) -> Result<u64, StoreError> {
     let query = "SELECT next_seq - rolled_seq FROM streams WHERE next_seq > rolled_seq";
-    let rows: Vec<i64> = sqlx::query_scalar(query).fetch_all(conn).await?;
+    let rows: Vec<i64> = sql::query_scalar(query).fetch_all(conn).await?;
     Ok(rows
         .into_iter()
         .filter_map(|lag| u64::try_from(lag).ok())

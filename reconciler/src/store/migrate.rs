@@ -4,13 +4,12 @@
 //! never changed: a change is a new one. A store with a migration that this program does not know is
 //! left alone.
 
-use std::path::Path;
-
-use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::SqlitePool;
+use sqlx::{Connection as _, SqlSafeStr as _};
 
-use super::StoreError;
+use super::{Location, StoreError};
 
 /// Number, name and text of every migration, in order.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
@@ -34,58 +33,103 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
 /// The newest schema that this program knows.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
-/// Attempts before a failure counts: another process may be migrating the same file.
+/// Attempts before a failure counts: another process may be migrating the same store.
 const ATTEMPTS: u32 = 5;
 
-/// Applies what is missing.
+/// Applies what is missing to a file.
 ///
 /// # Errors
 /// When the store is newer than this program, or a migration fails.
-pub(super) async fn run(pool: &SqlitePool, path: &Path) -> Result<(), StoreError> {
-    let migrator = Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect());
+pub(super) async fn sqlite(pool: &SqlitePool, store: &Location) -> Result<(), StoreError> {
     let mut attempt = 1;
     loop {
-        refuse_newer(pool, path).await?;
-        match migrator.run(pool).await {
-            Ok(()) => return Ok(()),
-            Err(_) if attempt < ATTEMPTS => attempt += 1,
-            Err(source) => {
-                return Err(StoreError::Migrate {
-                    path: path.to_owned(),
-                    source,
-                });
-            }
+        let mut connection = pool.acquire().await?;
+        match run(&mut *connection, Engine::Sqlite, store).await {
+            Err(StoreError::Migrate { .. }) if attempt < ATTEMPTS => attempt += 1,
+            done => return done,
         }
     }
 }
 
-fn migration((version, name, text): &(i64, &'static str, &'static str)) -> Migration {
-    Migration::new(
-        *version,
-        (*name).into(),
-        MigrationType::Simple,
-        text.into_sql_str(),
-        false,
-    )
-}
-
-async fn refuse_newer(pool: &SqlitePool, path: &Path) -> Result<(), StoreError> {
-    match newest_applied(pool).await {
-        Ok(found) if found > SCHEMA_VERSION => Err(StoreError::Newer {
-            path: path.to_owned(),
-            found,
-            known: SCHEMA_VERSION,
-        }),
-        Ok(_) => Ok(()),
-        Err(source) => Err(StoreError::Migrate {
-            path: path.to_owned(),
-            source,
-        }),
+/// Applies what is missing to a database. Each attempt has a connection of its own, because a failed one
+/// may still hold the lock of migrations.
+///
+/// # Errors
+/// As [`sqlite`].
+pub(super) async fn postgres(
+    options: &PgConnectOptions,
+    store: &Location,
+) -> Result<(), StoreError> {
+    let mut attempt = 1;
+    loop {
+        let mut connection = PgConnection::connect_with(options).await?;
+        let done = run(&mut connection, Engine::Postgres, store).await;
+        connection.close().await?;
+        match done {
+            Err(StoreError::Migrate { .. }) if attempt < ATTEMPTS => attempt += 1,
+            done => return done,
+        }
     }
 }
 
-async fn newest_applied(pool: &SqlitePool) -> Result<i64, MigrateError> {
-    let mut connection = pool.acquire().await?;
+#[derive(Debug, Clone, Copy)]
+enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+async fn run(
+    connection: &mut impl Migrate,
+    engine: Engine,
+    store: &Location,
+) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Migrate {
+        store: store.clone(),
+        source,
+    };
+    let found = newest_applied(connection).await.map_err(failed)?;
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::Newer {
+            store: store.clone(),
+            found,
+            known: SCHEMA_VERSION,
+        });
+    }
+    let migrations = MIGRATIONS.iter().map(|it| migration(it, engine)).collect();
+    let migrator = Migrator::with_migrations(migrations);
+    migrator
+        .run_direct(None, connection, false)
+        .await
+        .map_err(failed)
+}
+
+fn migration(
+    (version, name, text): &(i64, &'static str, &'static str),
+    engine: Engine,
+) -> Migration {
+    let text = match engine {
+        Engine::Sqlite => text.into_sql_str(),
+        Engine::Postgres => sqlx::AssertSqlSafe(of_postgres(text)).into_sql_str(),
+    };
+    Migration::new(*version, (*name).into(), MigrationType::Simple, text, false)
+}
+
+/// The schema's text as PostgreSQL takes it: BLOB has another name there, text is compared by its bytes
+/// whatever the database's language is, and a table is never its own index.
+fn of_postgres(text: &str) -> String {
+    let words = text.split_inclusive(|byte: char| !byte.is_ascii_alphanumeric() && byte != '_');
+    let translated =
+        words.map(
+            |word| match word.trim_end_matches(|byte: char| !byte.is_ascii_alphanumeric()) {
+                "BLOB" => word.replacen("BLOB", "BYTEA", 1),
+                "TEXT" => word.replacen("TEXT", "TEXT COLLATE \"C\"", 1),
+                _ => word.to_owned(),
+            },
+        );
+    translated.collect::<String>().replace(" WITHOUT ROWID", "")
+}
+
+async fn newest_applied(connection: &mut impl Migrate) -> Result<i64, MigrateError> {
     connection
         .ensure_migrations_table("_sqlx_migrations")
         .await?;
@@ -97,4 +141,16 @@ async fn newest_applied(pool: &SqlitePool) -> Result<i64, MigrateError> {
         .map(|migration| migration.version)
         .max()
         .unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_is_one_text_for_both_engines() {
+        let text = "a BLOB NOT NULL, BLOBS TEXT, context TEXT) WITHOUT ROWID;";
+        let expected = "a BYTEA NOT NULL, BLOBS TEXT COLLATE \"C\", context TEXT COLLATE \"C\");";
+        assert_eq!(of_postgres(text), expected);
+    }
 }

@@ -1,13 +1,12 @@
 //! Enrolled hosts: their names, keys, states and the signed records of their keys. They come to be in
 //! [`super::enrolment`].
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{NodeId, Seq, StreamId};
 use tallystick_common::keys::{KeyRing, PublicKey};
 use tallystick_common::time::Timestamp;
 
 use super::column::{bytes, id, instant, optional_instant};
+use super::sql::{self, Row};
 use super::{Connection, StoreError};
 
 /// The short name of a node inside the store.
@@ -101,7 +100,7 @@ pub async fn add_record(
     record: &[u8],
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO node_records (node, number, record, added_at) \
          SELECT $1, COALESCE(MAX(number), -1) + 1, $2, $3 FROM node_records WHERE node = $1",
     )
@@ -119,7 +118,7 @@ pub async fn add_record(
 /// When the database fails.
 pub async fn records(conn: &mut Connection, node: NodeRow) -> Result<Vec<Vec<u8>>, StoreError> {
     let query = "SELECT record FROM node_records WHERE node = $1 ORDER BY number";
-    Ok(sqlx::query_scalar(query)
+    Ok(sql::query_scalar(query)
         .bind(node.0)
         .fetch_all(conn)
         .await?)
@@ -130,7 +129,7 @@ pub async fn records(conn: &mut Connection, node: NodeRow) -> Result<Vec<Vec<u8>
 /// # Errors
 /// When the database fails or the row is damaged.
 pub async fn by_id(conn: &mut Connection, node: NodeId) -> Result<Option<Node>, StoreError> {
-    let row = sqlx::query(nodes!(" WHERE node = $1"))
+    let row = sql::query(nodes!(" WHERE node = $1"))
         .bind(node.0.to_vec())
         .fetch_optional(conn)
         .await?;
@@ -143,7 +142,7 @@ pub async fn by_id(conn: &mut Connection, node: NodeId) -> Result<Option<Node>, 
 /// When the database fails or a row is damaged.
 pub async fn by_name(conn: &mut Connection, name: &str) -> Result<Vec<Node>, StoreError> {
     let query = nodes!(" WHERE name = $1 ORDER BY id");
-    let rows = sqlx::query(query).bind(name).fetch_all(conn).await?;
+    let rows = sql::query(query).bind(name).fetch_all(conn).await?;
     rows.iter().map(read).collect()
 }
 
@@ -152,7 +151,7 @@ pub async fn by_name(conn: &mut Connection, name: &str) -> Result<Vec<Node>, Sto
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn all(conn: &mut Connection) -> Result<Vec<Node>, StoreError> {
-    let rows = sqlx::query(nodes!(" ORDER BY id")).fetch_all(conn).await?;
+    let rows = sql::query(nodes!(" ORDER BY id")).fetch_all(conn).await?;
     rows.iter().map(read).collect()
 }
 
@@ -171,16 +170,15 @@ pub async fn set_state(
         NodeState::Banned { at, reason } => (*at, Some(reason.as_str())),
         NodeState::Retired { at, lost } => (*at, lost.as_deref()),
     };
-    let changed = sqlx::query(
-        "UPDATE nodes SET state = $1, state_at = $2, state_reason = $3 WHERE node = $4",
-    )
-    .bind(state.as_str())
-    .bind(at.as_i64())
-    .bind(reason)
-    .bind(node.0.to_vec())
-    .execute(&mut *conn)
-    .await?;
-    sqlx::query("UPDATE meta SET node_states = node_states + 1")
+    let changed =
+        sql::query("UPDATE nodes SET state = $1, state_at = $2, state_reason = $3 WHERE node = $4")
+            .bind(state.as_str())
+            .bind(at.as_i64())
+            .bind(reason)
+            .bind(node.0.to_vec())
+            .execute(&mut *conn)
+            .await?;
+    sql::query("UPDATE meta SET node_states = node_states + 1")
         .execute(conn)
         .await?;
     Ok(changed.rows_affected() > 0)
@@ -197,7 +195,7 @@ pub async fn rotate(
     from: Seq,
     key: PublicKey,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO rotations (node, stream, from_seq, key) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (node, stream, from_seq) DO NOTHING",
     )
@@ -217,7 +215,7 @@ pub async fn rotate(
 pub async fn key_ring(conn: &mut Connection, node: &Node) -> Result<KeyRing, StoreError> {
     let mut ring = KeyRing::new(node.id, node.signing_key);
     let query = "SELECT stream, from_seq, key FROM rotations WHERE node = $1 ORDER BY from_seq";
-    for row in sqlx::query(query).bind(node.row.0).fetch_all(conn).await? {
+    for row in sql::query(query).bind(node.row.0).fetch_all(conn).await? {
         let stream = StreamId(bytes(&row, "stream", "rotations.stream")?);
         let from = Seq(super::column::unsigned(
             &row,
@@ -233,7 +231,7 @@ pub async fn key_ring(conn: &mut Connection, node: &Node) -> Result<KeyRing, Sto
     Ok(ring)
 }
 
-fn read(row: &SqliteRow) -> Result<Node, StoreError> {
+fn read(row: &Row) -> Result<Node, StoreError> {
     let state: String = row.try_get("state")?;
     let state_at = instant(row, "state_at", "nodes.state_at")?;
     let state = match state.as_str() {

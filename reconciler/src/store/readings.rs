@@ -1,8 +1,6 @@
 //! Where registers stood: which counted segments hold the bounds of a span, and what the store knows
 //! of registers that came and went between them.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{RegisterId, Seq, WorkloadName};
 use tallystick_common::meter::Meter;
 use tallystick_common::period::Period;
@@ -10,6 +8,7 @@ use tallystick_common::reading::Reading;
 use tallystick_common::time::Timestamp;
 
 use super::column::{self, instant, reading, unsigned};
+use super::sql::{self, Row};
 use super::streams::{StoredSegment, StreamRow, meter, read_segment, workload};
 use super::{Connection, StoreError};
 
@@ -69,7 +68,7 @@ async fn ending_after(
     stream: StreamRow,
     at: Timestamp,
 ) -> Result<Option<(Seq, Timestamp)>, StoreError> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT seq, covered_from FROM segments \
          WHERE stream = $1 AND covered_through > $2 AND verdict = 'counted' \
          ORDER BY covered_through LIMIT 1",
@@ -87,7 +86,7 @@ async fn ending_within(
     stream: StreamRow,
     span: Period,
 ) -> Result<Option<(Seq, Timestamp)>, StoreError> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT seq, covered_from FROM segments \
          WHERE stream = $1 AND covered_through > $2 AND covered_through <= $3 AND verdict = 'counted' \
          ORDER BY covered_through DESC LIMIT 1",
@@ -100,7 +99,7 @@ async fn ending_within(
     row.as_ref().map(place).transpose()
 }
 
-fn place(row: &SqliteRow) -> Result<(Seq, Timestamp), StoreError> {
+fn place(row: &Row) -> Result<(Seq, Timestamp), StoreError> {
     Ok((
         Seq(unsigned(row, "seq", "segments.seq")?),
         instant(row, "covered_from", "segments.covered_from")?,
@@ -113,7 +112,7 @@ async fn quarantined(
     first: Seq,
     last: Seq,
 ) -> Result<Vec<Seq>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT seq FROM segments \
          WHERE stream = $1 AND seq > $2 AND seq < $3 AND verdict = 'quarantined' ORDER BY seq",
     )
@@ -151,12 +150,11 @@ pub async fn segment(
     stream: StreamRow,
     seq: Seq,
 ) -> Result<StoredSegment, StoreError> {
-    let row =
-        sqlx::query("SELECT seq, verdict, bytes FROM segments WHERE stream = $1 AND seq = $2")
-            .bind(stream.0)
-            .bind(column::seq(seq)?)
-            .fetch_optional(conn)
-            .await?;
+    let row = sql::query("SELECT seq, verdict, bytes FROM segments WHERE stream = $1 AND seq = $2")
+        .bind(stream.0)
+        .bind(column::seq(seq)?)
+        .fetch_optional(conn)
+        .await?;
     let row =
         row.ok_or_else(|| StoreError::damaged("segments", format!("segment {seq} is missing")))?;
     read_segment(&row)
@@ -175,7 +173,7 @@ pub async fn life(
     register: RegisterId,
 ) -> Result<Option<Life>, StoreError> {
     let query = sqlx::AssertSqlSafe(format!("{LIFE} r.register = $2"));
-    let row = sqlx::query(query)
+    let row = sql::query(query)
         .bind(stream.0)
         .bind(column::number(register.0, "a register")?)
         .fetch_optional(conn)
@@ -194,7 +192,7 @@ pub async fn lives_above(
     before: Timestamp,
 ) -> Result<Vec<(RegisterId, Life)>, StoreError> {
     let query = sqlx::AssertSqlSafe(format!("{LIFE} r.register > $2 AND r.opened_at < $3"));
-    let rows = sqlx::query(query)
+    let rows = sql::query(query)
         .bind(stream.0)
         .bind(column::number(register.0, "a register")?)
         .bind(before.as_i64())
@@ -203,7 +201,7 @@ pub async fn lives_above(
     rows.iter().map(read).collect()
 }
 
-fn read(row: &SqliteRow) -> Result<(RegisterId, Life), StoreError> {
+fn read(row: &Row) -> Result<(RegisterId, Life), StoreError> {
     let closed: Option<String> = row.try_get("closed")?;
     let life = Life {
         workload: workload(row)?,

@@ -6,6 +6,7 @@ use tallystick_common::wire::RefusalReason;
 
 use super::column::{self, number};
 use super::nodes::NodeRow;
+use super::sql;
 use super::{Connection, StoreError};
 
 /// Bytes of refused material that are kept of one node and reason; what exceeds it is only counted, and
@@ -43,7 +44,7 @@ pub async fn insert(conn: &mut Connection, new: &NewRefusal<'_>) -> Result<(), S
     let node = new.node.map_or(0, |node| node.0);
     let size = number(new.bytes.len() as u64, "refused bytes")?;
     let keeps = within_budget(conn, node, new.reason, size).await?;
-    sqlx::query(
+    sql::query(
         "INSERT INTO refusal_counts (node, reason, count, byte_count, kept_count, kept_bytes, first_at, last_at) \
          VALUES ($1, $2, 1, $3, $4, $5, $6, $6) ON CONFLICT (node, reason) DO UPDATE SET \
          count = refusal_counts.count + 1, byte_count = refusal_counts.byte_count + excluded.byte_count, \
@@ -71,7 +72,7 @@ async fn within_budget(
     reason: RefusalReason,
     size: i64,
 ) -> Result<bool, StoreError> {
-    let kept: Option<(i64, i64)> = sqlx::query_as(
+    let kept: Option<(i64, i64)> = sql::query_as(
         "SELECT kept_count, kept_bytes FROM refusal_counts WHERE node = $1 AND reason = $2",
     )
     .bind(node)
@@ -84,7 +85,7 @@ async fn within_budget(
 }
 
 async fn keep(conn: &mut Connection, new: &NewRefusal<'_>, size: i64) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO refusals (id, node, reason, detail, peer, stream, seq, received_at, byte_count, bytes) \
          SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM refusals",
     )

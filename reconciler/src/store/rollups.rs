@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
-use sqlx::Row as _;
 use tallystick_common::ids::{RegisterId, WorkloadName};
 use tallystick_common::meter::Meter;
 use tallystick_common::segment::{Basis, CloseReason};
@@ -12,6 +11,7 @@ use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 use super::bulk::{Bulk, Values};
 use super::column::number;
 use super::nodes::NodeRow;
+use super::sql;
 use super::streams::StreamRow;
 use super::{Connection, StoreError};
 use crate::rollup::{Advance, Cell, Cells, Labels, Quarters, RegisterEnd, place};
@@ -38,6 +38,24 @@ struct Row<'a> {
     last: Option<&'a RegisterEnd>,
 }
 
+impl Row<'_> {
+    fn key(&self) -> (u64, i64, u16) {
+        (self.hour, self.workload, self.meter.code())
+    }
+
+    /// Takes in what the next row of the same key adds; always `true`.
+    fn absorb(&mut self, other: &Self) -> bool {
+        for (cell, more) in self.cells.iter_mut().zip(&other.cells) {
+            cell.add(more);
+        }
+        let at = |row: &Self| row.last.map_or(Timestamp::EPOCH, |end| end.at);
+        if at(other) >= at(self) {
+            self.last = other.last;
+        }
+        true
+    }
+}
+
 /// About how many rows cells are written to.
 #[must_use]
 pub fn rows(cells: &Cells) -> usize {
@@ -61,7 +79,9 @@ pub async fn add(conn: &mut Connection, advances: &[Advance]) -> Result<(), Stor
         rows.append(&mut hours(advance, &names)?);
     }
     // In the order of the key, so that neighbours on disk are written together.
-    rows.sort_unstable_by_key(|row| (row.hour, row.workload, row.meter.code()));
+    rows.sort_by_key(Row::key);
+    // Streams of one node may share rows, and one statement takes a key once.
+    rows.dedup_by(|row, before| before.key() == row.key() && before.absorb(row));
     put_rows(conn, &rows).await?;
     put_registers(conn, advances, &names).await?;
     put_labels(conn, advances, &names).await?;
@@ -141,7 +161,7 @@ fn upsert() -> (String, String) {
         }
     }
     (
-        format!("INSERT INTO rollups ({columns}, last_at, last_reading) VALUES"),
+        format!("INSERT INTO rollups ({columns}, last_at, last_reading)"),
         format!(
             "ON CONFLICT (hour, workload, meter) DO UPDATE SET {updates}\
              last_reading = CASE WHEN excluded.last_at >= rollups.last_at THEN excluded.last_reading ELSE rollups.last_reading END, \
@@ -218,7 +238,7 @@ async fn names<'a>(
         let bulk = Bulk {
             before: "INSERT INTO workloads (id, node, name, first_seen_at) \
                      SELECT (SELECT COALESCE(MAX(id), 0) FROM workloads) + ROW_NUMBER() OVER (), \
-                     v.column1, v.column2, v.column3 FROM (VALUES",
+                     v.column1, v.column2, v.column3 FROM (",
             columns: 3,
             after: ") AS v",
         };
@@ -240,7 +260,7 @@ async fn find_names<'a>(
     names: &mut Names<'a>,
 ) -> Result<(), StoreError> {
     let bulk = Bulk {
-        before: "SELECT v.column3 AS place, w.id AS id FROM (VALUES",
+        before: "SELECT v.column3 AS place, w.id AS id FROM (",
         columns: 3,
         after: ") AS v JOIN workloads w ON w.node = v.column1 AND w.name = v.column2",
     };
@@ -282,7 +302,7 @@ async fn put_labels(
     }
     let newest: Vec<_> = newest.into_iter().collect();
     let bulk = Bulk {
-        before: "UPDATE workloads SET labels = v.column2, labelled_at = v.column3 FROM (VALUES",
+        before: "UPDATE workloads SET labels = v.column2, labelled_at = v.column3 FROM (",
         columns: 3,
         after: ") AS v WHERE workloads.id = v.column1 AND workloads.labels <> v.column2 \
                 AND workloads.labelled_at <= v.column3",
@@ -305,7 +325,7 @@ fn object(labels: &Labels) -> Result<String, StoreError> {
 /// Ends registers that a doubtful segment left out, as admission does.
 async fn close_left_out(conn: &mut Connection, advances: &[Advance]) -> Result<(), StoreError> {
     let bulk = Bulk {
-        before: "SELECT v.column2 AS place FROM (VALUES",
+        before: "SELECT v.column2 AS place FROM (",
         columns: 3,
         after: ") AS v WHERE v.column3 <> \
                 (SELECT COUNT(*) FROM registers r WHERE r.stream = v.column1 AND r.closed IS NULL)",
@@ -335,7 +355,7 @@ async fn close_all_but(
     open: &[RegisterId],
 ) -> Result<(), StoreError> {
     let query = "SELECT register FROM registers WHERE stream = $1 AND closed IS NULL";
-    let held: Vec<i64> = sqlx::query_scalar(query)
+    let held: Vec<i64> = sql::query_scalar(query)
         .bind(stream.0)
         .fetch_all(&mut *conn)
         .await?;
@@ -343,7 +363,7 @@ async fn close_all_but(
         u64::try_from(*register).is_ok_and(|id| open.binary_search(&RegisterId(id)).is_ok())
     };
     for register in held.into_iter().filter(|register| !is_open(register)) {
-        sqlx::query("UPDATE registers SET closed = 'left_out' WHERE stream = $1 AND register = $2")
+        sql::query("UPDATE registers SET closed = 'left_out' WHERE stream = $1 AND register = $2")
             .bind(stream.0)
             .bind(register)
             .execute(&mut *conn)
@@ -359,7 +379,7 @@ async fn put_registers(
 ) -> Result<(), StoreError> {
     let bulk = Bulk {
         before: "INSERT INTO registers \
-                 (stream, register, workload, meter, basis, opened_at, last_at, last_reading, closed) VALUES",
+                 (stream, register, workload, meter, basis, opened_at, last_at, last_reading, closed)",
         columns: 9,
         after: "ON CONFLICT (stream, register) DO UPDATE SET \
                 workload = excluded.workload, meter = excluded.meter, \

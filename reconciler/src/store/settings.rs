@@ -1,12 +1,12 @@
 //! Central settings of nodes, by version, and what each node says is in force.
 
-use sqlx::Row;
 use tallystick_common::ids::{Hash, NodeId};
 use tallystick_common::time::Timestamp;
 use tallystick_common::wire::{InForce, Settings};
 
 use super::column::{bytes, instant, number, unsigned};
 use super::nodes::NodeRow;
+use super::sql;
 use super::{Connection, StoreError};
 
 /// What a node said last.
@@ -25,7 +25,7 @@ pub struct Told {
 pub async fn of(conn: &mut Connection, node: NodeId) -> Result<Option<Settings>, StoreError> {
     let query = "SELECT s.version, s.document FROM node_settings s JOIN nodes n ON n.id = s.node \
                  WHERE n.node = $1 ORDER BY s.version DESC LIMIT 1";
-    let row = sqlx::query(query)
+    let row = sql::query(query)
         .bind(node.0.to_vec())
         .fetch_optional(conn)
         .await?;
@@ -49,7 +49,7 @@ pub async fn add(
     by: &str,
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO node_settings (number, node, version, document, set_at, set_by) \
          SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4, $5 FROM node_settings",
     )
@@ -69,7 +69,7 @@ pub async fn add(
 /// When the database fails.
 pub async fn newest(conn: &mut Connection) -> Result<i64, StoreError> {
     let query = "SELECT COALESCE(MAX(number), 0) FROM node_settings";
-    Ok(sqlx::query_scalar(query).fetch_one(conn).await?)
+    Ok(sql::query_scalar(query).fetch_one(conn).await?)
 }
 
 /// What the node said last, if it ever did.
@@ -78,7 +78,7 @@ pub async fn newest(conn: &mut Connection) -> Result<i64, StoreError> {
 /// When the database fails or the row is damaged.
 pub async fn told(conn: &mut Connection, node: NodeRow) -> Result<Option<Told>, StoreError> {
     let query = "SELECT settings, digest, problem, told_at FROM node_in_force WHERE node = $1";
-    let row = sqlx::query(query).bind(node.0).fetch_optional(conn).await?;
+    let row = sql::query(query).bind(node.0).fetch_optional(conn).await?;
     row.map(|row| {
         Ok(Told {
             in_force: InForce {
@@ -102,7 +102,7 @@ pub async fn note(
     in_force: &InForce,
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO node_in_force (node, settings, digest, problem, told_at) \
          VALUES ($1, $2, $3, $4, $5) ON CONFLICT (node) DO UPDATE SET \
          settings = excluded.settings, digest = excluded.digest, problem = excluded.problem, \

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use tallystick_common::ids::{BootId, Hash, NodeId, RegisterId, Seq, StreamId, WorkloadName};
 use tallystick_common::meter::Meter;
 use tallystick_common::reading::Gap;
@@ -14,6 +12,7 @@ use tallystick_common::time::Timestamp;
 use super::bulk::{Bulk, Values};
 use super::column::{self, bytes, id, instant, number, reading, unsigned};
 use super::nodes::NodeRow;
+use super::sql::{self, Row};
 use super::{Connection, StoreError, compressed};
 use crate::ingest::admit::{Claim, OpenRegister, StreamState, StreamStatus};
 use crate::rollup::Advance;
@@ -109,7 +108,7 @@ pub async fn find(
     node: NodeRow,
     stream: StreamId,
 ) -> Result<Option<Stream>, StoreError> {
-    let query = sqlx::query(sqlx::AssertSqlSafe(format!(
+    let query = sql::query(sqlx::AssertSqlSafe(format!(
         "{STREAM} WHERE s.node = $1 AND s.stream = $2"
     )));
     let row = query
@@ -125,7 +124,7 @@ pub async fn find(
 /// # Errors
 /// As [`find`].
 pub async fn all(conn: &mut Connection) -> Result<Vec<Stream>, StoreError> {
-    let query = sqlx::query(sqlx::AssertSqlSafe(format!("{STREAM} ORDER BY s.id")));
+    let query = sql::query(sqlx::AssertSqlSafe(format!("{STREAM} ORDER BY s.id")));
     query
         .fetch_all(conn)
         .await?
@@ -139,7 +138,7 @@ pub async fn all(conn: &mut Connection) -> Result<Vec<Stream>, StoreError> {
 /// # Errors
 /// As [`find`].
 pub async fn behind(conn: &mut Connection) -> Result<Vec<Stream>, StoreError> {
-    let query = sqlx::query(sqlx::AssertSqlSafe(format!(
+    let query = sql::query(sqlx::AssertSqlSafe(format!(
         "{STREAM} WHERE s.rolled_seq < s.next_seq ORDER BY s.id"
     )));
     query
@@ -150,7 +149,7 @@ pub async fn behind(conn: &mut Connection) -> Result<Vec<Stream>, StoreError> {
         .collect()
 }
 
-fn read_stream(row: &SqliteRow) -> Result<Stream, StoreError> {
+fn read_stream(row: &Row) -> Result<Stream, StoreError> {
     let status: String = row.try_get("state")?;
     Ok(Stream {
         row: StreamRow(row.try_get("id")?),
@@ -177,7 +176,7 @@ pub async fn open_registers(
     conn: &mut Connection,
     stream: StreamRow,
 ) -> Result<BTreeMap<RegisterId, OpenRegister>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT r.*, w.name AS workload_name FROM registers r JOIN workloads w ON w.id = r.workload \
          WHERE r.stream = $1 AND r.closed IS NULL",
     )
@@ -202,7 +201,7 @@ pub async fn open_registers(
 ///
 /// # Errors
 /// When it is no workload name.
-pub(crate) fn workload(row: &SqliteRow) -> Result<WorkloadName, StoreError> {
+pub(crate) fn workload(row: &Row) -> Result<WorkloadName, StoreError> {
     let name: String = row.try_get("workload_name")?;
     WorkloadName::new(name).map_err(|error| StoreError::damaged("workloads.name", error))
 }
@@ -211,7 +210,7 @@ pub(crate) fn workload(row: &SqliteRow) -> Result<WorkloadName, StoreError> {
 ///
 /// # Errors
 /// When there is no such meter.
-pub(crate) fn meter(row: &SqliteRow) -> Result<Meter, StoreError> {
+pub(crate) fn meter(row: &Row) -> Result<Meter, StoreError> {
     let code: i64 = row.try_get("meter")?;
     u16::try_from(code)
         .ok()
@@ -229,7 +228,7 @@ pub async fn segments_from(
     first: Seq,
     most: u32,
 ) -> Result<Vec<StoredSegment>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT seq, verdict, bytes FROM segments WHERE stream = $1 AND seq >= $2 ORDER BY seq LIMIT $3",
     )
     .bind(stream.0)
@@ -249,7 +248,7 @@ pub async fn segment_at(
     stream: StreamRow,
     at: Timestamp,
 ) -> Result<Option<StoredSegment>, StoreError> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT seq, verdict, bytes FROM segments \
          WHERE stream = $1 AND covered_through > $2 AND covered_from <= $2 ORDER BY seq LIMIT 1",
     )
@@ -260,7 +259,7 @@ pub async fn segment_at(
     row.as_ref().map(read_segment).transpose()
 }
 
-pub(crate) fn read_segment(row: &SqliteRow) -> Result<StoredSegment, StoreError> {
+pub(crate) fn read_segment(row: &Row) -> Result<StoredSegment, StoreError> {
     let verdict: &str = row.try_get("verdict")?;
     let packed: &[u8] = row.try_get("bytes")?;
     let bytes = compressed::decompress(packed)?;
@@ -280,7 +279,7 @@ pub async fn hash_at(
     stream: StreamRow,
     seq: Seq,
 ) -> Result<Option<Hash>, StoreError> {
-    let row = sqlx::query("SELECT hash FROM segments WHERE stream = $1 AND seq = $2")
+    let row = sql::query("SELECT hash FROM segments WHERE stream = $1 AND seq = $2")
         .bind(stream.0)
         .bind(column::seq(seq)?)
         .fetch_optional(conn)
@@ -303,7 +302,7 @@ pub async fn begin(
         Previous::Opens { after } => after,
         Previous::Follows(_) => None,
     };
-    let row: i64 = sqlx::query_scalar(
+    let row: i64 = sql::query_scalar(
         "INSERT INTO streams (id, node, stream, next_seq, head, covered_from, covered_through, state, boot, \
          predecessor_stream, predecessor_seq, predecessor_hash, opened_at) \
          SELECT COALESCE(MAX(id), 0) + 1, $1, $2, 0, $3, $4, $4, 'open', $5, $6, $7, $8, $9 FROM streams RETURNING id",
@@ -332,7 +331,7 @@ pub async fn insert_segments(
 ) -> Result<(), StoreError> {
     let bulk = Bulk {
         before: "INSERT INTO segments (stream, seq, hash, covered_from, covered_through, received_at, verdict, \
-                 doubt_code, doubt, interval_count, bytes) VALUES",
+                 doubt_code, doubt, interval_count, bytes)",
         columns: 11,
         after: "",
     };
@@ -374,7 +373,7 @@ pub async fn insert_fork(
     now: Timestamp,
     bytes: &[u8],
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO forks (stream, seq, hash, received_at, bytes) VALUES ($1, $2, $3, $4, $5) \
          ON CONFLICT (stream, seq, hash) DO NOTHING",
     )
@@ -397,7 +396,7 @@ pub async fn advance(conn: &mut Connection, moves: &[Move<'_>]) -> Result<bool, 
     let bulk = Bulk {
         before: "UPDATE streams SET next_seq = v.column3, head = v.column4, covered_through = v.column5, \
                  state = v.column6, next_register = v.column7, boot = COALESCE(v.column8, streams.boot), \
-                 proved_through = v.column9 FROM (VALUES",
+                 proved_through = v.column9 FROM (",
         columns: 9,
         after: ") AS v WHERE streams.id = v.column1 AND streams.next_seq = v.column2",
     };
@@ -423,7 +422,7 @@ fn bind_move(values: &mut Values, of: &Move<'_>) -> Result<(), StoreError> {
 /// # Errors
 /// As [`find`].
 pub async fn claims(conn: &mut Connection, boot: BootId) -> Result<Vec<Claim>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT b.*, n.node AS node_id FROM boots b JOIN nodes n ON n.id = b.node WHERE b.boot = $1 ORDER BY b.claim",
     )
     .bind(boot.0.as_slice())
@@ -452,8 +451,7 @@ pub async fn put_claims(
     claims: &[(NodeRow, Claim)],
 ) -> Result<(), StoreError> {
     let bulk = Bulk {
-        before: "INSERT INTO boots (boot, node, claim, seen_from, seen_through, counted_from, counted_through) \
-                 VALUES",
+        before: "INSERT INTO boots (boot, node, claim, seen_from, seen_through, counted_from, counted_through)",
         columns: 7,
         after: "ON CONFLICT (boot, node) DO UPDATE SET \
                 seen_from = excluded.seen_from, seen_through = excluded.seen_through, \
@@ -482,7 +480,7 @@ pub async fn insert_gaps(
     gaps: &[Gap],
 ) -> Result<(), StoreError> {
     for gap in gaps {
-        sqlx::query(
+        sql::query(
             "INSERT INTO gaps (node, from_at, to_at, stream, cause) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (node, from_at, to_at, stream) DO NOTHING",
         )
@@ -502,7 +500,7 @@ pub async fn insert_gaps(
 /// # Errors
 /// As [`find`].
 pub async fn of_node(conn: &mut Connection, node: NodeRow) -> Result<Vec<Stream>, StoreError> {
-    let query = sqlx::query(sqlx::AssertSqlSafe(format!(
+    let query = sql::query(sqlx::AssertSqlSafe(format!(
         "{STREAM} WHERE s.node = $1 ORDER BY s.id"
     )));
     query
@@ -524,7 +522,7 @@ pub async fn segments_between(
     from: Timestamp,
     to: Timestamp,
 ) -> Result<Vec<StoredSegment>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT seq, verdict, bytes FROM segments \
          WHERE stream = $1 AND covered_through > $2 AND covered_from < $3 ORDER BY seq",
     )
@@ -543,7 +541,7 @@ pub async fn segments_between(
 /// When the database fails.
 pub async fn roll(conn: &mut Connection, advances: &[Advance]) -> Result<bool, StoreError> {
     let bulk = Bulk {
-        before: "UPDATE streams SET rolled_seq = v.column3 FROM (VALUES",
+        before: "UPDATE streams SET rolled_seq = v.column3 FROM (",
         columns: 3,
         after: ") AS v WHERE streams.id = v.column1 AND streams.rolled_seq = v.column2",
     };

@@ -10,7 +10,9 @@ use crate::ingest::admit::Verdict;
 use crate::ingest::commit::Handle;
 use crate::ingest::testing::{self, Agent, at, committing, send};
 use crate::rollup;
-use crate::store::{Store, testing::store};
+use crate::store::Store;
+use crate::store::sql;
+use crate::store::testing::{Engine, Home, store};
 
 /// Seconds from `at(0)`, noon of 22 November, to the first of December.
 pub(crate) const TO_DECEMBER: u64 = 734_400;
@@ -18,7 +20,7 @@ pub(crate) const TO_DECEMBER: u64 = 734_400;
 /// A node whose `cgroup/*` are acme's, over the real way into the store.
 #[derive(Debug)]
 pub(crate) struct World {
-    _folder: tempfile::TempDir,
+    _folder: Home,
     pub(crate) store: Store,
     pub(crate) agent: Agent,
     commit: Handle,
@@ -26,13 +28,13 @@ pub(crate) struct World {
 
 impl World {
     /// The server's clock is far ahead of all that tests seal.
-    pub(crate) async fn new() -> Self {
-        Self::at(|| at(100_000_000)).await
+    pub(crate) async fn new(engine: Engine) -> Self {
+        Self::at(engine, || at(100_000_000)).await
     }
 
     /// With a clock of its own.
-    pub(crate) async fn at(clock: fn() -> Timestamp) -> Self {
-        let (folder, store) = store().await;
+    pub(crate) async fn at(engine: Engine, clock: fn() -> Timestamp) -> Self {
+        let (folder, store) = store(engine).await;
         acme(&store, instant("2026-11-01T00:00:00Z")).await;
         let agent = Agent::new(1, 2).enrolled(&store).await;
         Self {
@@ -66,7 +68,7 @@ impl World {
     /// What nothing of ours would do to the store.
     pub(crate) async fn sql(&self, statement: &'static str) {
         let mut tx = self.store.write().await.unwrap();
-        let done = sqlx::query(statement).execute(&mut *tx).await.unwrap();
+        let done = sql::query(statement).execute(&mut *tx).await.unwrap();
         assert!(done.rows_affected() > 0, "{statement}");
         tx.commit().await.unwrap();
     }

@@ -73,30 +73,32 @@ mod tests {
     use super::*;
     use crate::billing::draft::{Which, draft};
     use crate::billing::testing::{self, at};
-    use crate::store::testing::store;
+    use crate::store::testing::{ENGINES, store};
 
     #[tokio::test]
     async fn every_line_tells_how_its_amount_came_about() {
-        let (_folder, store) = store().await;
-        let hour = at("2026-11-22T12:00:00Z");
-        testing::node(&store, at("2026-11-22T13:00:00Z")).await;
-        testing::acme(&store, at("2026-11-01T00:00:00Z")).await;
-        // Two hours and a half of CPU time at 0.012.
-        testing::cpu(&store, 3, hour, [2_250_000_000; 4]).await;
-        let now = at("2026-11-22T13:00:00Z");
-        let mut tx = store.read().await.unwrap();
-        let draft = draft(&mut tx, "acme", Which::At(now), "Seller", now).await;
-        let text = told(&draft.unwrap().statement);
-        assert!(text.starts_with("Acme Ltd (acme), 2026-11-01"), "{text}");
-        for expected in ["9000000000", "2.5", "0.012", "0.03 EUR", "Note: web-1"] {
-            assert!(text.contains(expected), "{expected:?} in\n{text}");
+        for engine in ENGINES {
+            let (_folder, store) = store(engine).await;
+            let hour = at("2026-11-22T12:00:00Z");
+            testing::node(&store, at("2026-11-22T13:00:00Z")).await;
+            testing::acme(&store, at("2026-11-01T00:00:00Z")).await;
+            // Two hours and a half of CPU time at 0.012.
+            testing::cpu(&store, 3, hour, [2_250_000_000; 4]).await;
+            let now = at("2026-11-22T13:00:00Z");
+            let mut tx = store.read().await.unwrap();
+            let draft = draft(&mut tx, "acme", Which::At(now), "Seller", now).await;
+            let text = told(&draft.unwrap().statement);
+            assert!(text.starts_with("Acme Ltd (acme), 2026-11-01"), "{text}");
+            for expected in ["9000000000", "2.5", "0.012", "0.03 EUR", "Note: web-1"] {
+                assert!(text.contains(expected), "{expected:?} in\n{text}");
+            }
+            let amounts: Vec<_> = text
+                .lines()
+                .filter(|line| line.ends_with(" EUR") && !line.starts_with(' '))
+                .map(|line| line.chars().count())
+                .collect();
+            assert_eq!(amounts.len(), 2, "a line and the total in\n{text}");
+            assert_eq!(amounts[0], amounts[1], "below each other in\n{text}");
         }
-        let amounts: Vec<_> = text
-            .lines()
-            .filter(|line| line.ends_with(" EUR") && !line.starts_with(' '))
-            .map(|line| line.chars().count())
-            .collect();
-        assert_eq!(amounts.len(), 2, "a line and the total in\n{text}");
-        assert_eq!(amounts[0], amounts[1], "below each other in\n{text}");
     }
 }

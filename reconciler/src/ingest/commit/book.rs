@@ -8,6 +8,7 @@ use tallystick_common::time::Timestamp;
 
 use crate::ingest::admit::{Claim, Life, StreamState};
 use crate::store::nodes::{self, NodeRow, NodeState};
+use crate::store::sql;
 use crate::store::streams::{self, Stream, StreamRow};
 use crate::store::{Connection, StoreError};
 
@@ -73,7 +74,7 @@ impl Book {
 
     /// Forgets what is known of nodes if another process changed the state of one.
     pub(super) async fn refresh_nodes(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
-        let states: i64 = sqlx::query_scalar("SELECT node_states FROM meta")
+        let states: i64 = sql::query_scalar("SELECT node_states FROM meta")
             .fetch_one(conn)
             .await?;
         if self.node_states != Some(states) {

@@ -9,6 +9,7 @@ use crate::ingest::admit::Verdict;
 use crate::ingest::testing::{at, exact, interpolated};
 use crate::overview::{NamedGap, NodeToday, figures::node_today};
 use crate::store::nodes;
+use crate::store::testing::ENGINES;
 
 const MINUTE: u64 = 60;
 
@@ -34,78 +35,82 @@ async fn today(world: &World, now: Timestamp) -> NodeToday {
 
 #[tokio::test]
 async fn only_time_that_nobody_spoke_of_is_missing() {
-    let mut world = World::new().await;
-    world.next(10 * MINUTE, 1).await;
-    let mut absent = world.agent.draft(20 * MINUTE, 1);
-    let (from, to) = (absent.header.from, absent.header.covered_through);
-    absent.part(0).intervals = interpolated(from, to, 1200);
-    assert_eq!(world.seal(&absent).await, Verdict::Accepted);
-    let mut doubtful = world.agent.draft(3 * MINUTE, 1);
-    doubtful.part(1).opening += 1;
-    assert!(matches!(
-        world.seal(&doubtful).await,
-        Verdict::Quarantined(_)
-    ));
-    // The node is down for five minutes; its new stream names that.
-    world.agent = world.agent.succeeded(3);
-    let mut booted = world.agent.draft(12 * MINUTE, 1);
-    let (from, to) = (booted.header.from, booted.header.covered_through);
-    let up = at(38 * MINUTE);
-    booted.header.gaps = vec![Gap {
-        from,
-        to: up,
-        cause: Cause::NodeDown,
-    }];
-    for part in &mut booted.parts {
-        part.start = up;
-        part.intervals = exact(up, to, 1);
-    }
-    assert_eq!(world.seal(&booted).await, Verdict::Accepted);
-    let now = at(50 * MINUTE);
-    for rolled in [false, true] {
-        if rolled {
-            world.roll_up().await;
+    for engine in ENGINES {
+        let mut world = World::new(engine).await;
+        world.next(10 * MINUTE, 1).await;
+        let mut absent = world.agent.draft(20 * MINUTE, 1);
+        let (from, to) = (absent.header.from, absent.header.covered_through);
+        absent.part(0).intervals = interpolated(from, to, 1200);
+        assert_eq!(world.seal(&absent).await, Verdict::Accepted);
+        let mut doubtful = world.agent.draft(3 * MINUTE, 1);
+        doubtful.part(1).opening += 1;
+        assert!(matches!(
+            world.seal(&doubtful).await,
+            Verdict::Quarantined(_)
+        ));
+        // The node is down for five minutes; its new stream names that.
+        world.agent = world.agent.succeeded(3);
+        let mut booted = world.agent.draft(12 * MINUTE, 1);
+        let (from, to) = (booted.header.from, booted.header.covered_through);
+        let up = at(38 * MINUTE);
+        booted.header.gaps = vec![Gap {
+            from,
+            to: up,
+            cause: Cause::NodeDown,
+        }];
+        for part in &mut booted.parts {
+            part.start = up;
+            part.intervals = exact(up, to, 1);
         }
-        let today = today(&world, now).await;
-        let minutes = seconds(today.coverage).map(|part| part / MINUTE);
-        assert_eq!(minutes, [10 + 7, 20, 5, 3, 5]);
-        assert_eq!(
-            today.gaps,
-            [NamedGap {
-                from,
-                to: up,
-                cause: Cause::NodeDown
-            }]
-        );
-        assert_eq!(today.causes(), "node down");
-        let statement = world.draft("acme", "2026-11-22T13:00:00Z").await.statement;
-        let named = |note: &&Note| {
-            matches!(
-                note,
-                Note::Gap {
-                    cause: Cause::NodeDown,
-                    ..
-                }
-            )
-        };
-        assert_eq!(
-            statement.notes.iter().filter(named).count(),
-            1,
-            "a bill names it too"
-        );
-        assert_eq!(today.lag, Some(now.since(to)));
+        assert_eq!(world.seal(&booted).await, Verdict::Accepted);
+        let now = at(50 * MINUTE);
+        for rolled in [false, true] {
+            if rolled {
+                world.roll_up().await;
+            }
+            let today = today(&world, now).await;
+            let minutes = seconds(today.coverage).map(|part| part / MINUTE);
+            assert_eq!(minutes, [10 + 7, 20, 5, 3, 5]);
+            assert_eq!(
+                today.gaps,
+                [NamedGap {
+                    from,
+                    to: up,
+                    cause: Cause::NodeDown
+                }]
+            );
+            assert_eq!(today.causes(), "node down");
+            let statement = world.draft("acme", "2026-11-22T13:00:00Z").await.statement;
+            let named = |note: &&Note| {
+                matches!(
+                    note,
+                    Note::Gap {
+                        cause: Cause::NodeDown,
+                        ..
+                    }
+                )
+            };
+            assert_eq!(
+                statement.notes.iter().filter(named).count(),
+                1,
+                "a bill names it too"
+            );
+            assert_eq!(today.lag, Some(now.since(to)));
+        }
     }
 }
 
 #[tokio::test]
 async fn a_segment_ahead_of_the_clock_hides_no_lag() {
-    let mut world = World::at(|| at(100)).await;
-    world.next(60, 1).await;
-    let ahead = world.agent.draft(24 * 3600, 1);
-    assert!(matches!(world.seal(&ahead).await, Verdict::Quarantined(_)));
-    let today = today(&world, at(100)).await;
-    assert_eq!(today.lag, Some(Micros(40 * SECOND_US)));
-    assert_eq!(seconds(today.coverage), [60, 0, 0, 40, 0]);
+    for engine in ENGINES {
+        let mut world = World::at(engine, || at(100)).await;
+        world.next(60, 1).await;
+        let ahead = world.agent.draft(24 * 3600, 1);
+        assert!(matches!(world.seal(&ahead).await, Verdict::Quarantined(_)));
+        let today = today(&world, at(100)).await;
+        assert_eq!(today.lag, Some(Micros(40 * SECOND_US)));
+        assert_eq!(seconds(today.coverage), [60, 0, 0, 40, 0]);
+    }
 }
 
 fn hours(from: u64, to: u64) -> Period {

@@ -1,0 +1,86 @@
+//! The PostgreSQL engine: connections to one database, which any number of processes share.
+//!
+//! Sessions ask for what the store promises, whatever the server's or the role's defaults are: a commit
+//! that is told is on disk, and nobody who fell silent in a transaction holds up the others for long.
+
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+
+use super::location::Server;
+use super::{Location, StoreError, migrate};
+
+/// Connections for each of writers and readers.
+const CONNECTIONS: u32 = 8;
+/// How long a caller waits for a connection: as long as for a lock.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Statements that a connection keeps prepared.
+const STATEMENTS: usize = 256;
+
+/// What sessions ask of the server.
+const SETTINGS: [(&str, &str); 6] = [
+    ("lock_timeout", "30s"),
+    ("idle_in_transaction_session_timeout", "30s"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+    ("client_min_messages", "warning"),
+];
+
+/// Commits wait for the disk, and for standbys where the server says so.
+const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) \
+                       WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Whether the database has a store.
+pub(super) async fn has_store(server: &Server) -> Result<bool, StoreError> {
+    let mut connection = PgConnection::connect_with(&options(server)?).await?;
+    let there = sqlx::query_scalar("SELECT to_regclass('meta') IS NOT NULL")
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(there)
+}
+
+/// Connects and brings the schema up to date: writers and readers.
+pub(super) async fn open(server: &Server) -> Result<(PgPool, PgPool), StoreError> {
+    let options = options(server)?;
+    migrate::postgres(&options, &Location::Server(server.clone())).await?;
+    let writers = pool_options().connect_with(options.clone()).await?;
+    warn_of_fsync(&writers).await?;
+    let readers = pool_options().connect_lazy_with(options);
+    Ok((writers, readers))
+}
+
+fn options(server: &Server) -> Result<PgConnectOptions, StoreError> {
+    Ok(server
+        .options()?
+        .application_name("tallystick-reconciler")
+        .statement_cache_capacity(STATEMENTS)
+        .options(SETTINGS))
+}
+
+fn pool_options() -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(PATIENCE)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::query(DURABLE).execute(connection).await?;
+                Ok(())
+            })
+        })
+}
+
+async fn warn_of_fsync(pool: &PgPool) -> Result<(), StoreError> {
+    let fsync: String = sqlx::query_scalar("SELECT current_setting('fsync')")
+        .fetch_one(pool)
+        .await?;
+    if fsync != "on" {
+        tracing::warn!(
+            fsync,
+            "this PostgreSQL server does not wait for the disk: what is receipted can be lost in a power cut"
+        );
+    }
+    Ok(())
+}
