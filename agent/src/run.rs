@@ -26,7 +26,7 @@ use crate::lock::{DataLock, LockError};
 use crate::sample::{SampleError, Sampler};
 use crate::ship::{self, ShipEvent, Shipping};
 use crate::station::{Station, StationError};
-use crate::status::{LinkStatus, RegisterStatus, Status};
+use crate::status::{Board, LinkStatus, RegisterStatus, Status};
 use crate::tally::{Tally, TallyError};
 
 /// How long a stop waits for the last receipts.
@@ -101,6 +101,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (meter, status) = start(&config, &identity, &data)?;
     let shipper = Shipper::start(shipping(&identity), meter.station.buffer().clone());
     let agent = Agent {
+        board: Board::new(&data),
         config,
         data,
         identity,
@@ -214,6 +215,7 @@ struct Agent {
     data: PathBuf,
     identity: Identity,
     status: Status,
+    board: Board,
     /// `None` only while a blocking thread has it.
     meter: Option<Meter>,
     shipper: Shipper,
@@ -406,7 +408,7 @@ impl Agent {
         if let Some(meter) = &self.meter {
             refresh(&mut self.status, &self.identity, meter);
         }
-        let published = self.status.publish(&self.data);
+        let published = self.board.show(&self.status);
         if let (Err(error), false) = (&published, self.unpublished) {
             tracing::warn!(%error, "the status is not published");
         }
