@@ -9,7 +9,7 @@
 //! buffer/
 //!   journal/00000007.log   checksummed records; each file begins with a checkpoint
 //!   reserve                blocks that are given back when the disk is full
-//!   store/                 sled: segments in pieces of at most 1 KiB
+//!   store/                 sled: segments in pieces of at most 4 KiB
 //!   ended/STREAM/          what was not receipted of streams that could not go on
 //!   quarantine/            damaged files, as they were found
 //! ```
@@ -128,7 +128,7 @@ pub enum ReceiptOutcome {
 /// How many segments ahead of the one sent the offered mark is journaled.
 const OFFERED_BLOCK: u64 = 256;
 /// How many seals are written to sled at once; meanwhile only the journal has them.
-const STORE_EVERY: u64 = 16;
+const STORE_EVERY: u64 = 32;
 /// Every how many seals sled is flushed; the journal has everything meanwhile.
 const FLUSH_EVERY: u64 = 64;
 /// Every how many seals a sled that went out of order is tried again.

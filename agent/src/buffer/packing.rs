@@ -12,7 +12,7 @@ use super::record::{MAX_BODY_BYTES, Record, SealedRecord, StateAt};
 use super::scan::Facts;
 
 /// Differences are from a segment that is at most so many records back.
-const WHOLE_EVERY: u32 = 64;
+const WHOLE_EVERY: u32 = 256;
 
 /// Bytes that can be had again from others.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

@@ -124,7 +124,7 @@ struct StateBase {
 }
 
 /// Every how many states a full copy is journaled.
-const FULL_EVERY: u32 = 64;
+const FULL_EVERY: u32 = 256;
 
 impl StateTrack {
     /// The next state is recorded in full: journal or sled may not have the last full copy.

@@ -7,12 +7,12 @@
 //! | key | value |
 //! |---|---|
 //! | `s` seq (8 bytes, big-endian) piece (2 bytes) | a segment, as its difference from its group's where that is shorter |
-//! | `b` seq of the first of a group, piece | the bytes of the first segment of 64 that came in, for the others |
+//! | `b` seq of the first of a group, piece | the bytes of the first segment of 256 that came in, for the others |
 //! | `m` piece | how far the stream is |
 //! | `f` piece, `d` piece | open registers: the last full copy, and the last state |
 //!
-//! A value is cut into pieces of at most 1 KiB: sled keeps those of many KiB in files of their own, which
-//! it never syncs, and holds and rewrites pages of up to 16 pieces. The first piece begins with version (1 byte: 2 where a segment
+//! A value is cut into pieces of at most 4 KiB: sled keeps longer ones in files of their own, which
+//! it never syncs. With smaller ones it has more pages, and holds something in memory for each. The first piece begins with version (1 byte: 2 where a segment
 //! may be a difference, else 1), length (4) and CRC-32 (4) of the whole.
 
 use std::cell::RefCell;
@@ -32,14 +32,11 @@ use super::record::{self, Mark, StateAt, StateForm, StateTrack};
 use super::scan::Facts;
 use crate::durable;
 
-const PIECE_BYTES: usize = 1024;
-/// sled's own segments, of which it holds some in memory. A page (16 pieces) must not be longer than a quarter:
-/// it would go into a file of its own.
-const SEGMENT_BYTES: usize = 128 << 10;
+const PIECE_BYTES: usize = 4096;
 const VERSION: u8 = 1;
 const VERSION_KEPT: u8 = 2;
 /// Segments that are packed from the same one.
-const GROUP: u64 = 64;
+const GROUP: u64 = 256;
 const HEAD_BYTES: usize = 9;
 /// How long a sled closed a moment ago may take to let go of its files.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
@@ -113,7 +110,6 @@ impl Store {
                 sled::Config::new()
                     .path(path)
                     .cache_capacity(cache_bytes)
-                    .segment_size(SEGMENT_BYTES)
                     .mode(sled::Mode::LowSpace)
                     .flush_every_ms(None)
                     .open()

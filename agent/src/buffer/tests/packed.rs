@@ -21,12 +21,12 @@ fn assert_holds_neighbours(buffer: &mut Buffer, first: u64, end: u64) {
 #[test]
 fn neighbours_take_a_fraction_and_are_read_from_either_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
-    let mut buffer = neighbours(folder.path(), Settings::default(), 0..200);
-    let whole: usize = (0..200).map(|seq| neighbour(seq).bytes.len()).sum();
+    let mut buffer = neighbours(folder.path(), Settings::default(), 0..300);
+    let whole: usize = (0..300).map(|seq| neighbour(seq).bytes.len()).sum();
     let journaled = usize::try_from(buffer.journal.bytes()).unwrap();
     assert!(journaled < whole / 2, "{journaled} for {whole}");
-    assert_holds_neighbours(&mut buffer, 0, 200);
-    for seq in [0, 1, 63, 64, 130, 199] {
+    assert_holds_neighbours(&mut buffer, 0, 300);
+    for seq in [0, 1, 255, 256, 257, 258, 299] {
         assert_eq!(
             buffer.journal.segment(Seq(seq)).unwrap(),
             Some(neighbour(seq))
@@ -37,8 +37,8 @@ fn neighbours_take_a_fraction_and_are_read_from_either_as_they_were() {
         let damaged = tempfile::tempdir().unwrap();
         copy(folder.path(), damaged.path());
         fs::remove_dir_all(damaged.path().join(lost)).unwrap();
-        let mut buffer = neighbours(damaged.path(), Settings::default(), 200..203);
-        assert_holds_neighbours(&mut buffer, 0, 203);
+        let mut buffer = neighbours(damaged.path(), Settings::default(), 300..303);
+        assert_holds_neighbours(&mut buffer, 0, 303);
     }
 }
 
@@ -50,19 +50,19 @@ fn what_others_were_packed_from_stays_as_long_as_they_do() {
         keep_receipted: Micros::from_seconds(1),
         ..Settings::default()
     };
-    let mut buffer = neighbours(folder.path(), settings, 0..150);
-    buffer.receipt(receipt(99)).unwrap();
-    assert_eq!(buffer.oldest_held(), Seq(98), "in the middle of its group");
-    assert_holds_neighbours(&mut buffer, 98, 150);
+    let mut buffer = neighbours(folder.path(), settings, 0..350);
+    buffer.receipt(receipt(299)).unwrap();
+    assert_eq!(buffer.oldest_held(), Seq(298), "in the middle of its group");
+    assert_holds_neighbours(&mut buffer, 298, 350);
     drop(buffer);
     fs::remove_dir_all(folder.path().join("journal")).unwrap();
-    let mut buffer = neighbours(folder.path(), settings, 150..170);
-    assert_holds_neighbours(&mut buffer, 100, 170);
-    buffer.receipt(receipt(169)).unwrap();
+    let mut buffer = neighbours(folder.path(), settings, 350..370);
+    assert_holds_neighbours(&mut buffer, 300, 370);
+    buffer.receipt(receipt(369)).unwrap();
     buffer.flush().unwrap();
     drop(buffer);
-    let mut buffer = neighbours(folder.path(), settings, 170..171);
-    assert_holds_neighbours(&mut buffer, 168, 171);
+    let mut buffer = neighbours(folder.path(), settings, 370..371);
+    assert_holds_neighbours(&mut buffer, 368, 371);
 }
 
 #[test]
@@ -97,12 +97,12 @@ fn a_flipped_bit_in_what_others_were_packed_from_loses_nothing() {
 #[test]
 fn without_sled_a_damaged_one_ends_the_stream_before_it_and_not_later() {
     let folder = tempfile::tempdir().unwrap();
-    drop(neighbours(folder.path(), Settings::default(), 0..130));
+    drop(neighbours(folder.path(), Settings::default(), 0..270));
     fs::remove_dir_all(folder.path().join("store")).unwrap();
     let path = last_file(folder.path());
     let mut bytes = fs::read(&path).unwrap();
     // The second one that stands whole.
-    let needle = &neighbour(65).bytes[..64];
+    let needle = &neighbour(257).bytes[..64];
     let mut wholes = bytes.windows(64).enumerate();
     let at = wholes.rfind(|(_, window)| *window == needle).unwrap().0;
     bytes[at] ^= 4;
@@ -112,7 +112,7 @@ fn without_sled_a_damaged_one_ends_the_stream_before_it_and_not_later() {
         Report::StreamEnded { lost_from, .. } => Some(*lost_from),
         _ => None,
     });
-    assert_eq!(lost, Some(Seq(65)), "{:?}", recovered.reports);
+    assert_eq!(lost, Some(Seq(257)), "{:?}", recovered.reports);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn sled_is_written_some_seals_at_a_time_and_a_crash_between_is_made_good() {
     let held = buffer
         .segments_from(Seq(0), usize::MAX, usize::MAX)
         .unwrap();
-    assert_eq!(held.len(), 15);
+    assert_eq!(held.len() as u64, STORE_EVERY - 1);
     // As `kill -9` leaves it.
     let crashed = tempfile::tempdir().unwrap();
     copy(folder.path(), crashed.path());
