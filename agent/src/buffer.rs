@@ -15,7 +15,7 @@
 //! ```
 //!
 //! A segment counts as sealed when its journal record is on the disk; only then is it written to
-//! sled. A crash between the two is made good on opening; a sled that cannot be read is set aside
+//! sled, several at a time: each time sled writes whole pages. A crash between the two is made good on opening; a sled that cannot be read is set aside
 //! and rebuilt from the journal; a damaged journal is written anew from what both hold together.
 
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ mod error;
 mod fill;
 mod handle;
 mod journal;
+mod packing;
 mod peek;
 mod rate;
 mod record;
@@ -61,6 +62,7 @@ use journal::{Durability, Journal};
 use rate::Rate;
 use record::{Checkpoint, Life, Mark, Record, SealedRecord, StateAt, StateForm, StateTrack};
 use reserve::{Need, Reserve};
+use room::{Kept, Stored};
 use store::{Store, StoreError};
 
 /// Settings of a buffer.
@@ -125,6 +127,8 @@ pub enum ReceiptOutcome {
 
 /// How many segments ahead of the one sent the offered mark is journaled.
 const OFFERED_BLOCK: u64 = 256;
+/// How many seals are written to sled at once; meanwhile only the journal has them.
+const STORE_EVERY: u64 = 32;
 /// Every how many seals sled is flushed; the journal has everything meanwhile.
 const FLUSH_EVERY: u64 = 64;
 /// Every how many seals a sled that went out of order is tried again.
@@ -140,8 +144,9 @@ pub struct Buffer {
     journal: Journal,
     /// `None` while sled is out of order.
     store: Option<Store>,
-    /// Bytes of receipted segments in sled; `None` while not counted.
-    kept: Option<u64>,
+    stored: Stored,
+    /// Receipted segments in sled; `None` while not counted.
+    kept: Option<Kept>,
     reserve: Reserve,
     rate: Rate,
     heads: watch::Sender<Head>,
@@ -177,23 +182,19 @@ impl Buffer {
         self.check_room(segment.bytes.len())?;
         self.rotate_if_due(Need::Seal)?;
         let head = scan::Facts::from(&segment).head_after();
-        let bytes = segment.bytes.len() as u64;
         let state = self.state.form(head.next, state);
         let record = Record::Sealed(SealedRecord {
             segment,
-            state: Some(state),
+            state: Some(state.clone()),
         });
-        self.journaled(&record, Durability::Now, Need::Seal)?;
+        let stored_bytes = self.journaled(&record, Need::Seal)?;
         failpoint!("agent.journal.synced");
-        self.rate.note(head.covered_through, bytes);
+        self.rate.note(head.covered_through, stored_bytes);
         self.mark.head = head;
-        if let Record::Sealed(SealedRecord {
-            segment,
-            state: Some(state),
-        }) = &record
-        {
-            self.state.note(state);
-            self.with_store(|store, mark| store.insert(segment, mark, Some(state)));
+        self.state.note(&state);
+        if head.next.0 - self.stored.next.0.min(head.next.0) >= STORE_EVERY {
+            self.write_store();
+            self.forget_surplus(false);
         }
         failpoint!("agent.sled.written");
         self.flush_or_mend_if_due();
@@ -209,9 +210,8 @@ impl Buffer {
     pub fn save_state(&mut self, state: &[u8]) -> Result<(), BufferError> {
         self.rotate_if_due(Need::State)?;
         let state = self.state.form(self.mark.head.next, state);
-        self.journaled(&Record::State(state.clone()), Durability::Now, Need::State)?;
+        self.journaled(&Record::State(state.clone()), Need::State)?;
         self.state.note(&state);
-        self.with_store(|store, mark| store.set_mark(mark, Some(&state)));
         Ok(())
     }
 
@@ -227,15 +227,13 @@ impl Buffer {
         }
         self.check_receipt(&receipt)?;
         self.rotate_if_due(Need::Receipt)?;
-        let record = Record::Receipt(receipt.clone());
-        self.journaled(&record, Durability::Later, Need::Receipt)?;
+        self.journal.hold(receipt.clone());
         failpoint!("agent.receipt.journaled");
         self.mark.receipt = Some(receipt);
         let first = before.map_or(0, |before| before.0 + 1);
-        self.with_store(|store, mark| store.set_mark(mark, None));
-        self.forget_surplus(first..=through.0);
+        self.forget_surplus(false);
         failpoint!("agent.receipt.deleted");
-        self.journal.remove_receipted(through)?;
+        self.with_reserve(Need::Receipt, |journal| journal.remove_receipted(through))?;
         Ok(ReceiptOutcome::Advanced(through.0 + 1 - first))
     }
 
@@ -271,9 +269,10 @@ impl Buffer {
         }
         self.rotate_if_due(Need::Receipt)?;
         let through = Seq(seq.0.saturating_add(OFFERED_BLOCK));
-        self.journaled(&Record::Offered(through), Durability::Now, Need::Receipt)?;
+        self.journaled(&Record::Offered(through), Need::Receipt)?;
         self.mark.offered = Some(through);
-        self.with_store(|store, mark| store.set_mark(mark, None));
+        // Known to sled at once, too: whoever has to go on without the journal must not thin any of this.
+        self.write_store();
         Ok(())
     }
 
@@ -335,11 +334,18 @@ impl Buffer {
         self.state = StateTrack::default();
         state.iter().for_each(|state| self.state.note(state));
         self.rate = Rate::default();
-        self.kept = Some(0);
+        self.stored = Stored {
+            next: Seq::FIRST,
+            base: None,
+        };
+        self.kept = Some(Kept {
+            bytes: 0,
+            next: Seq::FIRST,
+        });
         self.journal.move_elders(&ended)?;
         self.with_store(|store, mark| {
             store.begin(mark)?;
-            store.set_mark(mark, state.as_ref())
+            store.set_mark(mark, state.as_slice())
         });
         self.heads.send_replace(self.mark.head);
         Ok(())
@@ -350,6 +356,8 @@ impl Buffer {
     /// # Errors
     /// When the journal cannot be synced.
     pub fn flush(&mut self) -> Result<(), BufferError> {
+        self.write_store();
+        self.forget_surplus(true);
         self.with_store(|store, _| store.flush());
         self.journal.sync()
     }
@@ -444,13 +452,8 @@ impl Buffer {
         self.heads.subscribe()
     }
 
-    fn journaled(
-        &mut self,
-        record: &Record,
-        durability: Durability,
-        need: Need,
-    ) -> Result<(), BufferError> {
-        self.with_reserve(need, |journal| journal.append(record, durability))
+    fn journaled(&mut self, record: &Record, need: Need) -> Result<u64, BufferError> {
+        self.with_reserve(need, |journal| journal.append(record, Durability::Now))
     }
 
     fn rotate_if_due(&mut self, need: Need) -> Result<(), BufferError> {
@@ -470,16 +473,15 @@ impl Buffer {
         if let Some(state) = &checkpoint.state {
             self.state.note(state);
         }
-        // The next differences are from this copy, in sled too.
-        self.with_store(|store, mark| {
-            store.set_mark(mark, checkpoint.state.as_ref())?;
-            store.flush()
-        });
+        self.write_store();
+        self.with_store(|store, _| store.flush());
         if let Err(error) = self.journal.shed_states() {
             tracing::warn!(%error, "a journal file stays longer than it has to be");
         }
         match self.mark.receipt.as_ref().map(|receipt| receipt.through) {
-            Some(through) => self.journal.remove_receipted(through),
+            Some(through) => {
+                self.with_reserve(Need::Receipt, |journal| journal.remove_receipted(through))
+            }
             None => Ok(()),
         }
     }
@@ -497,13 +499,19 @@ impl Buffer {
         if next.is_multiple_of(MEND_EVERY) && self.reserve.restore() && self.store.is_none() {
             self.attach_store();
         } else if next.is_multiple_of(FLUSH_EVERY) {
+            self.write_store();
             self.with_store(|store, _| store.flush());
             self.compact_if_bloated();
         }
     }
 
-    /// Reads from sled; where that fails, from the journal.
+    /// Reads from sled; where that fails, or does not have it yet, from the journal.
     fn read(&mut self, seq: Seq) -> Result<StoredSegment, BufferError> {
+        if seq >= self.stored.next
+            && let Some(segment) = self.journal.segment(seq)?
+        {
+            return Ok(segment);
+        }
         match self.with_store(|store, _| store.segment(seq)).flatten() {
             Some(segment) => Ok(segment),
             None => self.journal.segment(seq)?.ok_or(BufferError::Gone(seq)),
@@ -532,11 +540,22 @@ impl Buffer {
         match act(store, &self.mark) {
             Ok(done) => Some(done),
             Err(error) => {
-                tracing::warn!(%error, "the store is out of order, the journal works alone");
-                self.store = None;
+                self.give_up_store(&error);
                 None
             }
         }
+    }
+
+    fn give_up_store(&mut self, error: &StoreError) {
+        tracing::warn!(%error, "the store is out of order, the journal works alone");
+        self.store = None;
+    }
+}
+
+impl Drop for Buffer {
+    /// A buffer that is closed in good order leaves the same in both.
+    fn drop(&mut self) {
+        self.write_store();
     }
 }
 

@@ -35,7 +35,7 @@ use crate::service::{Heartbeat, Service};
 use crate::ship::connection::Transport;
 use crate::ship::{self, ShipEvent, Shipping};
 use crate::station::{Station, StationError};
-use crate::status::{LinkStatus, RegisterStatus, Status};
+use crate::status::{Board, LinkStatus, RegisterStatus, Status};
 use crate::tally::{Tally, TallyError};
 use crate::top;
 
@@ -160,6 +160,7 @@ pub async fn run_service(
         meter.station.buffer().clone(),
     );
     let agent = Agent {
+        board: Board::new(&data),
         own,
         central,
         in_force,
@@ -470,6 +471,7 @@ struct Agent {
     data: PathBuf,
     identity: Identity,
     status: Status,
+    board: Board,
     /// `None` only while a blocking thread has it.
     meter: Option<Meter>,
     /// Tells of control groups that come and go, where the kernel does.
@@ -793,7 +795,7 @@ impl Agent {
             self.service.notifier.status(&line);
             self.told = line;
         }
-        let published = self.status.publish(&self.data);
+        let published = self.board.show(&self.status);
         if let (Err(error), false) = (&published, self.unpublished) {
             tracing::warn!(%error, "the status is not published");
         }

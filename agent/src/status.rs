@@ -1,7 +1,7 @@
 //! What an agent says of itself, to people and machines.
 //!
 //! Owns `status.json` in the data folder, which the running agent replaces at every seal and when the
-//! connection changes, and the same report made from the buffer of an agent that does not run.
+//! connection changes ([`Board`]), and the same report made from the buffer of an agent that does not run.
 
 use std::fmt;
 use std::fs;
@@ -25,6 +25,10 @@ use crate::inspect::FullIn;
 use crate::lock::DataLock;
 use crate::run::End;
 use crate::station::Coverage;
+
+mod board;
+
+pub use board::Board;
 
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
@@ -250,18 +254,22 @@ impl Status {
             .map(|receipt| receipt.at);
     }
 
-    /// Replaces the published status. Not synced: it is of no use after a power cut. On a full disk it
+    /// Replaces the published status by a file. Not synced: it is of no use after a power cut. On a full disk it
     /// is written over the old one, in the room that has.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn publish(&self, data: &Path) -> io::Result<()> {
-        let json = serde_json::to_vec(self).expect("texts and numbers can be written as JSON");
+        let json = self.json();
         let path = file(data);
         match durable::replace_file_unsynced(&path, &json) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => overwrite(&path, json),
             replaced => replaced,
         }
+    }
+
+    fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers can be written as JSON")
     }
 
     /// How far behind `now` the sealed segments are.

@@ -38,7 +38,9 @@ pub fn setting(name: &str, whole: usize, quick: usize) -> usize {
 pub fn folder() -> tempfile::TempDir {
     let own = std::env::current_exe().expect("a running benchmark has an executable");
     let beside = own.parent().expect("an executable is in a folder");
-    tempfile::tempdir_in(beside).expect("the target folder is writable")
+    // Some programs will not write below folders whose names begin with a dot, as they do by default.
+    let made = tempfile::Builder::new().prefix("bench-").tempdir_in(beside);
+    made.expect("the target folder is writable")
 }
 
 /// CPU time that this process has used so far, to 10 ms.

@@ -16,14 +16,19 @@ use crate::http::Api;
 /// How long a process may take to start or to end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary `name` beside this test's own.
+/// The binary `name` beside this test's own; where the folder `TALLYSTICK_BINARIES` has one, that.
 ///
 /// # Panics
 /// When it has not been built; the message has the command.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a running test has an executable");
-    own.ancestors()
+    let given = std::env::var_os("TALLYSTICK_BINARIES").map(PathBuf::from);
+    let given = given.and_then(|folder| folder.canonicalize().ok());
+    given
+        .iter()
+        .map(PathBuf::as_path)
+        .chain(own.ancestors())
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
         .expect("the binary is built: run `cargo build --workspace` first")

@@ -9,11 +9,13 @@ use tallystick_common::ids::Seq;
 
 use super::Settings;
 use super::journal::Journal;
-use super::record::Mark;
+use super::record::{Mark, StateAt};
 use super::scan::Facts;
 use super::store::{Store, StoreError};
 use crate::durable;
 
+/// What is written to sled at once; more under way can lock it up.
+const BATCH_BYTES: usize = 128 << 10;
 /// How many stores that were set aside are kept to look at.
 const STORES_KEPT: usize = 2;
 
@@ -77,8 +79,19 @@ pub(super) fn fill(
     journal: &Journal,
     mark: &Mark,
 ) -> Result<Store, StoreError> {
+    let store = Store::open(&dir.join("store"), settings.cache_bytes)?;
+    fill_open(store, dir, settings, journal, mark)
+}
+
+/// Adds to sled what only the journal has.
+pub(super) fn fill_open(
+    mut store: Store,
+    dir: &Path,
+    settings: &Settings,
+    journal: &Journal,
+    mark: &Mark,
+) -> Result<Store, StoreError> {
     let path = dir.join("store");
-    let mut store = Store::open(&path, settings.cache_bytes)?;
     let superseded = store.mark()?.is_some_and(|known| {
         known.life.stream == mark.life.stream && known.life.generation < mark.life.generation
     });
@@ -107,23 +120,43 @@ pub(super) fn fill(
             if next > mark.head.next || expected.is_some_and(|hash| hash != known.head.hash) {
                 return Err(StoreError::Disagrees);
             }
-            next.max(first)
+            // Receipted ones too, as far as the journal still has them.
+            next
         }
     };
+    append(&store, journal, from, mark, &[])?;
+    Ok(store)
+}
+
+/// Adds what the journal has from `from` on, and what holds after it.
+pub(super) fn append(
+    store: &Store,
+    journal: &Journal,
+    from: Seq,
+    mark: &Mark,
+    states: &[StateAt],
+) -> Result<(), StoreError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
     for seq in (from.0..mark.head.next.0).map(Seq) {
-        if let Ok(Some(segment)) = journal.segment(seq) {
-            let head = Facts::from(&segment).head_after();
-            store.insert(
-                &segment,
-                &Mark {
-                    head,
-                    ..mark.clone()
-                },
-                None,
-            )?;
+        let Ok(Some(segment)) = journal.segment(seq) else {
+            continue;
+        };
+        bytes += segment.bytes.len();
+        let head = Facts::from(&segment).head_after();
+        batch.push(segment);
+        if bytes >= BATCH_BYTES && head.next < mark.head.next {
+            let mark = Mark {
+                head,
+                ..mark.clone()
+            };
+            store.insert(&batch, &mark, &[])?;
+            (batch, bytes) = (Vec::new(), 0);
         }
     }
-    Ok(store)
+    if batch.is_empty() && states.is_empty() {
+        return Ok(());
+    }
+    store.insert(&batch, mark, states)
 }
 
 /// Moves the store out of the way and says where to.

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use tallystick_common::failpoint;
 use tallystick_common::ids::Seq;
 
+use super::packing::Base;
 use super::record::{self, Checkpoint, Found, Record, SealedRecord};
 use super::scan::{Scan, file_path};
-use super::{BufferError, StoredSegment};
+use super::{BufferError, ReceiptMark, StoredSegment};
 use crate::durable;
 
 /// When an appended record must be on the disk.
@@ -23,7 +24,7 @@ use crate::durable;
 pub(super) enum Durability {
     /// Before the call returns.
     Now,
-    /// With the next record that must be: losing it is harmless.
+    /// With the next sync.
     Later,
 }
 
@@ -45,9 +46,12 @@ struct FileFacts {
 impl FileFacts {
     fn note(&mut self, record: &Record, at: u64, bytes: u64) {
         self.bytes = at + bytes;
-        if let Record::Sealed(sealed) = record {
-            self.places.push((sealed.segment.seq, at));
-        }
+        let seq = match record {
+            Record::Sealed(sealed) => Some(sealed.segment.seq),
+            Record::Packed(packed) => Some(packed.facts().seq),
+            _ => None,
+        };
+        self.places.extend(seq.map(|seq| (seq, at)));
     }
 }
 
@@ -60,6 +64,11 @@ pub(super) struct Journal {
     next_record: u64,
     files: BTreeMap<u64, FileFacts>,
     tail: Tail,
+    /// What segments in the current file are packed from.
+    base: Base,
+    /// A receipt that is to be written with the next record: a page that is written once more, a minute
+    /// after the last time, for it alone, costs more than all the rest of it.
+    held: Option<Record>,
 }
 
 impl Journal {
@@ -87,6 +96,8 @@ impl Journal {
             next_record,
             files,
             tail: Tail::Clean,
+            base: Base::default(),
+            held: None,
         })
     }
 
@@ -120,6 +131,8 @@ impl Journal {
             next_record: scan.next_record,
             files,
             tail,
+            base: Base::default(),
+            held: None,
         };
         journal.cut_unfinished()?;
         // What is read back counts as sealed, so it has to be on the disk, not only in the cache.
@@ -127,7 +140,13 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Appends a record. On failure the journal is as it was before.
+    /// Takes a receipt along with the next record, in the place of any before it. Losing it is harmless:
+    /// it is given again.
+    pub(super) fn hold(&mut self, receipt: ReceiptMark) {
+        self.held = Some(Record::Receipt(receipt));
+    }
+
+    /// Appends a record; gives the bytes that its segment takes. On failure the journal is as it was before.
     ///
     /// # Errors
     /// [`BufferError::Full`] when the disk is.
@@ -135,13 +154,25 @@ impl Journal {
         &mut self,
         record: &Record,
         durability: Durability,
-    ) -> Result<(), BufferError> {
-        let frame = record
-            .frame(self.next_record)
-            .ok_or(BufferError::TooLarge)?;
+    ) -> Result<u64, BufferError> {
+        let record = self.base.pack(record).unwrap_or_else(|| record.clone());
+        let records: Vec<Record> = self.held.clone().into_iter().chain([record]).collect();
+        let stored = records.iter().map(Record::segment_bytes).sum();
+        self.write(&records, durability)?;
+        self.held = None;
+        Ok(stored)
+    }
+
+    fn write(&mut self, records: &[Record], durability: Durability) -> Result<(), BufferError> {
+        let mut bytes = Vec::new();
+        let mut ends = Vec::new();
+        for (record, number) in records.iter().zip(self.next_record..) {
+            bytes.extend(record.frame(number).ok_or(BufferError::TooLarge)?);
+            ends.push(bytes.len() as u64);
+        }
         self.cut_unfinished()?;
         let at = self.bytes_in_current();
-        if let Err(error) = self.file.write_all_at(&frame, at) {
+        if let Err(error) = self.file.write_all_at(&bytes, at) {
             self.tail = Tail::Unfinished;
             let _ = self.cut_unfinished();
             return Err(BufferError::io("append to", &self.current_path())(error));
@@ -150,7 +181,7 @@ impl Journal {
         super::trace::note(|| super::trace::Event::Written {
             path: self.current_path(),
             at,
-            bytes: frame.clone(),
+            bytes: bytes.clone(),
         });
         failpoint!("agent.journal.appended");
         if durability == Durability::Now
@@ -164,9 +195,22 @@ impl Journal {
         if durability == Durability::Now {
             self.trace_sync();
         }
-        self.next_record += 1;
         let facts = self.files.entry(self.current).or_default();
-        facts.note(record, at, frame.len() as u64);
+        let mut begin = 0;
+        for (record, end) in records.iter().zip(ends) {
+            facts.note(record, at + begin, end - begin);
+            self.base.note(record, at + begin);
+            begin = end;
+            self.next_record += 1;
+        }
+        Ok(())
+    }
+
+    fn write_held(&mut self) -> Result<(), BufferError> {
+        if let Some(held) = self.held.clone() {
+            self.write(&[held], Durability::Later)?;
+            self.held = None;
+        }
         Ok(())
     }
 
@@ -178,6 +222,9 @@ impl Journal {
         self.current = number;
         self.next_record += 1;
         self.tail = Tail::Clean;
+        self.base = Base::default();
+        // The checkpoint knows the receipt.
+        self.held = None;
         self.files.insert(
             number,
             FileFacts {
@@ -207,6 +254,7 @@ impl Journal {
             number,
             next_record: self.next_record,
             facts: FileFacts::default(),
+            base: Base::default(),
         };
         draft.append(&Record::Checkpoint(checkpoint))?;
         Ok(draft)
@@ -233,6 +281,8 @@ impl Journal {
         self.current = draft.number;
         self.next_record = draft.next_record;
         self.tail = Tail::Clean;
+        self.base = std::mem::take(&mut draft.base);
+        self.held = None;
         self.files
             .insert(draft.number, std::mem::take(&mut draft.facts));
         // Elders that cannot be removed now are when the buffer is opened again.
@@ -320,6 +370,7 @@ impl Journal {
 
     /// Forces everything appended to the disk.
     pub(super) fn sync(&mut self) -> Result<(), BufferError> {
+        self.write_held()?;
         self.file.sync_data().map_err(|error| {
             self.tail = Tail::Doubtful;
             BufferError::io("sync", &self.current_path())(error)
@@ -385,6 +436,13 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Not worth a word: it is given again.
+        let _ = self.write_held();
+    }
+}
+
 /// A journal file that has no name yet, so that nobody takes it for one. Removed when dropped.
 #[derive(Debug)]
 pub(super) struct FileDraft {
@@ -393,11 +451,14 @@ pub(super) struct FileDraft {
     number: u64,
     next_record: u64,
     facts: FileFacts,
+    base: Base,
 }
 
 impl FileDraft {
     /// Appends a record. On failure the draft is as it was before.
     pub(super) fn append(&mut self, record: &Record) -> Result<(), BufferError> {
+        let packed = self.base.pack(record);
+        let record = packed.as_ref().unwrap_or(record);
         let frame = record
             .frame(self.next_record)
             .ok_or(BufferError::TooLarge)?;
@@ -408,6 +469,7 @@ impl FileDraft {
         }
         self.next_record += 1;
         self.facts.note(record, at, frame.len() as u64);
+        self.base.note(record, at);
         Ok(())
     }
 }
@@ -424,6 +486,7 @@ impl Drop for FileDraft {
 fn without_states(bytes: &[u8]) -> Option<(Vec<u8>, FileFacts)> {
     let mut frames = Vec::new();
     let mut facts = FileFacts::default();
+    let (mut base, mut packing) = (Base::default(), Base::default());
     let mut at = 0;
     while at < bytes.len() {
         let Found::Whole {
@@ -434,8 +497,9 @@ fn without_states(bytes: &[u8]) -> Option<(Vec<u8>, FileFacts)> {
         else {
             return None;
         };
+        base.note(&record, at as u64);
         at += bytes;
-        let record = match *record {
+        let record = match base.unpack(*record).ok()? {
             Record::State(_) => continue,
             Record::Sealed(sealed) => Record::Sealed(SealedRecord {
                 state: None,
@@ -447,8 +511,10 @@ fn without_states(bytes: &[u8]) -> Option<(Vec<u8>, FileFacts)> {
             }),
             other => other,
         };
+        let record = packing.pack(&record).unwrap_or(record);
         let frame = record.frame(number)?;
         facts.note(&record, frames.len() as u64, frame.len() as u64);
+        packing.note(&record, frames.len() as u64);
         frames.extend(frame);
     }
     Some((frames, facts))
@@ -494,18 +560,27 @@ fn open_file(path: &Path) -> Result<File, BufferError> {
 
 /// The segment whose record begins at `at`, if it is whole.
 pub(super) fn segment_at(path: &Path, at: u64) -> io::Result<Option<StoredSegment>> {
-    let frame = read_frame(path, at)?;
-    Ok(match record::read(&frame) {
-        Found::Whole { record, .. } => match *record {
-            Record::Sealed(sealed) => Some(sealed.segment),
+    let file = File::open(path)?;
+    Ok(match record_at(&file, at)? {
+        Some(Record::Sealed(sealed)) => Some(sealed.segment),
+        Some(Record::Packed(packed)) => match record_at(&file, packed.base_at)? {
+            Some(Record::Sealed(base)) => packed
+                .unpacked(&base.segment.bytes)
+                .map(|sealed| sealed.segment),
             _ => None,
         },
         _ => None,
     })
 }
 
-fn read_frame(path: &Path, at: u64) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+fn record_at(file: &File, at: u64) -> io::Result<Option<Record>> {
+    Ok(match record::read(&read_frame(file, at)?) {
+        Found::Whole { record, .. } => Some(*record),
+        _ => None,
+    })
+}
+
+fn read_frame(file: &File, at: u64) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; record::HEAD_BYTES];
     file.read_exact_at(&mut frame, at)?;
     frame.resize(record::HEAD_BYTES + record::body_bytes(&frame), 0);

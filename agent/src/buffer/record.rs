@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! 0   4  magic "TSJL"
-//! 4   1  kind: 1 checkpoint, 2 sealed, 3 receipt, 4 offered, 5 state
-//! 5   1  version of the body, 1
+//! 4   1  kind: 1 checkpoint, 2 sealed, 3 receipt, 4 offered, 5 state, 6 sealed, as a difference
+//! 5   1  version of the body: 1 or, with open registers as a `Packed` difference, 2
 //! 6   2  zero
 //! 8   4  length of the body in bytes, little-endian, as all numbers here
 //! 12  8  number of the record in this journal, rising by one across files
@@ -21,10 +21,11 @@ use bincode::{Decode, Encode};
 use tallystick_common::ids::{Hash, Seq, StreamId};
 use tallystick_common::segment::StreamPosition;
 
+use super::packing::{Packed, PackedRecord};
 use super::{Head, ReceiptMark, StoredSegment, delta};
 
 const MAGIC: [u8; 4] = *b"TSJL";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes before the body.
 pub(super) const HEAD_BYTES: usize = 28;
 /// No body is longer: a segment is bounded far below.
@@ -94,24 +95,36 @@ pub(super) struct StateAt {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) enum StateForm {
     Full(Vec<u8>),
-    /// The difference from the last full copy before, named by its checksum.
+    /// The difference from the last full copy before, named by its checksum, as version 1 wrote it.
     Delta {
         base_crc: u32,
         steps: Vec<u8>,
         crc: u32,
+    },
+    /// The difference from the last full copy before, named by its checksum.
+    Packed {
+        base_crc: u32,
+        packed: Packed,
     },
 }
 
 /// The last full copy and the state that holds now, while records are written or read in order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StateTrack {
-    base: Option<(Vec<u8>, u32)>,
+    base: Option<StateBase>,
     deltas: u32,
     current: Option<(Seq, Vec<u8>)>,
 }
 
+#[derive(Debug, Clone)]
+struct StateBase {
+    at: Seq,
+    bytes: Vec<u8>,
+    crc: u32,
+}
+
 /// Every how many states a full copy is journaled.
-const FULL_EVERY: u32 = 64;
+const FULL_EVERY: u32 = 256;
 
 impl StateTrack {
     /// The next state is recorded in full: journal or sled may not have the last full copy.
@@ -123,17 +136,11 @@ impl StateTrack {
     pub(super) fn form(&self, at: Seq, state: &[u8]) -> StateAt {
         let full = || StateForm::Full(state.to_vec());
         let form = match &self.base {
-            Some((base, base_crc)) if self.deltas < FULL_EVERY => {
-                let steps = delta::encode(base, state);
-                if steps.len() + 16 < state.len() {
-                    StateForm::Delta {
-                        base_crc: *base_crc,
-                        steps,
-                        crc: crc32fast::hash(state),
-                    }
-                } else {
-                    full()
-                }
+            Some(base) if self.deltas < FULL_EVERY => {
+                Packed::of(&base.bytes, state).map_or_else(full, |packed| StateForm::Packed {
+                    base_crc: base.crc,
+                    packed,
+                })
             }
             _ => full(),
         };
@@ -144,7 +151,11 @@ impl StateTrack {
     pub(super) fn note(&mut self, state: &StateAt) {
         match &state.form {
             StateForm::Full(bytes) => {
-                self.base = Some((bytes.clone(), crc32fast::hash(bytes)));
+                self.base = Some(StateBase {
+                    at: state.at,
+                    bytes: bytes.clone(),
+                    crc: crc32fast::hash(bytes),
+                });
                 self.deltas = 0;
                 self.current = Some((state.at, bytes.clone()));
             }
@@ -153,18 +164,47 @@ impl StateTrack {
                 steps,
                 crc,
             } => {
-                let Some((base, _)) = self.base.as_ref().filter(|(_, known)| known == base_crc)
-                else {
-                    return;
-                };
-                let bytes = delta::decode(base, steps, MAX_BODY_BYTES)
-                    .filter(|bytes| crc32fast::hash(bytes) == *crc);
-                if let Some(bytes) = bytes {
-                    self.deltas += 1;
-                    self.current = Some((state.at, bytes));
-                }
+                let bytes = self.base_of(*base_crc).and_then(|base| {
+                    delta::decode_first(base, steps, MAX_BODY_BYTES)
+                        .filter(|bytes| crc32fast::hash(bytes) == *crc)
+                });
+                self.note_difference(state.at, bytes);
+            }
+            StateForm::Packed { base_crc, packed } => {
+                let base = self.base_of(*base_crc);
+                let bytes = base.and_then(|base| packed.unpacked(base));
+                self.note_difference(state.at, bytes);
             }
         }
+    }
+
+    fn base_of(&self, crc: u32) -> Option<&[u8]> {
+        let base = self.base.as_ref()?;
+        (base.crc == crc).then_some(base.bytes.as_slice())
+    }
+
+    fn note_difference(&mut self, at: Seq, bytes: Option<Vec<u8>>) {
+        if let Some(bytes) = bytes {
+            self.deltas += 1;
+            self.current = Some((at, bytes));
+        }
+    }
+
+    /// The open registers when the next segment is `at` for a place that may have the last full copy already:
+    /// that copy by the number it is known by, and what differs.
+    pub(super) fn apart_at(&self, at: Seq) -> Option<(u32, Vec<StateAt>)> {
+        let state = self.at(at)?;
+        let Some(base) = &self.base else {
+            return self
+                .full_at(at)
+                .map(|full| (crc32fast::hash(state), vec![full]));
+        };
+        let full = StateAt {
+            at: base.at,
+            form: StateForm::Full(base.bytes.clone()),
+        };
+        let differs = (base.at != at).then(|| self.form(at, state));
+        Some((base.crc, std::iter::once(full).chain(differs).collect()))
     }
 
     /// A full copy of the open registers when the next segment is `at`, if they are known.
@@ -193,6 +233,8 @@ pub(super) enum Record {
     Receipt(ReceiptMark),
     Offered(Seq),
     State(StateAt),
+    /// Nowhere but on its way to or from a file.
+    Packed(PackedRecord),
 }
 
 impl Record {
@@ -203,6 +245,16 @@ impl Record {
             Self::Receipt(_) => 3,
             Self::Offered(_) => 4,
             Self::State(_) => 5,
+            Self::Packed(_) => 6,
+        }
+    }
+
+    /// Bytes of the segment in it, as they stand there.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        match self {
+            Self::Sealed(sealed) => sealed.segment.bytes.len() as u64,
+            Self::Packed(packed) => packed.stored_bytes(),
+            _ => 0,
         }
     }
 
@@ -215,6 +267,7 @@ impl Record {
             Self::Receipt(body) => put(body, &mut frame),
             Self::Offered(body) => put(body, &mut frame),
             Self::State(body) => put(body, &mut frame),
+            Self::Packed(body) => put(body, &mut frame),
         }
         let length = frame.len() - HEAD_BYTES;
         let length = u32::try_from(length)
@@ -238,6 +291,7 @@ impl Record {
             3 => take(body).map(Self::Receipt),
             4 => take(body).map(Self::Offered),
             5 => take(body).map(Self::State),
+            6 => take(body).map(Self::Packed),
             _ => None,
         }
     }
@@ -276,7 +330,7 @@ pub(super) fn read(bytes: &[u8]) -> Found {
         return Found::Bad;
     };
     let (kind, version) = (frame[4], frame[5]);
-    if version != VERSION || !(1..=5).contains(&kind) {
+    if !(1..=VERSION).contains(&version) || !(1..=6).contains(&kind) {
         return Found::Newer { kind, version };
     }
     match Record::decode(kind, &frame[HEAD_BYTES..]) {

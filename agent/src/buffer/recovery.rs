@@ -11,10 +11,11 @@ use tallystick_common::ids::StreamId;
 use tallystick_common::segment::StreamPosition;
 use tokio::sync::watch;
 
-use super::fill::{self, fill, free_name};
+use super::fill::{self, fill, fill_open, free_name};
 use super::journal::{Durability, Journal, move_files};
 use super::record::{Checkpoint, Life, Mark, Record, SealedRecord, StateTrack};
 use super::reserve::Reserve;
+use super::room::Stored;
 use super::scan::{self, Facts, Scan, file_path};
 use super::store::{Store, StoreError};
 use super::union::Union;
@@ -57,9 +58,8 @@ pub(super) fn open(
     let rate = scan.rate.clone();
     let store = opening.readable_store();
     let (journal, mark, mut state) = opening.journal(&scan, store.as_ref(), fresh)?;
-    // sled is opened again below, to be filled: two at a time it does not allow.
-    drop((scan, store));
-    let store = opening.store(&journal, &mark, &state);
+    drop(scan);
+    let store = opening.store(store.map(|(store, _)| store), &journal, &mark, &state);
     state.forget_base();
     let recovered = Recovered {
         stream: mark.life.stream,
@@ -70,6 +70,10 @@ pub(super) fn open(
         reports: opening.reports,
     };
     let (heads, _) = watch::channel(mark.head);
+    let stored = Stored {
+        next: mark.head.next,
+        base: None,
+    };
     let reserve = Reserve::open(dir, settings.reserve_bytes());
     let dir = dir.to_owned();
     Ok((
@@ -80,6 +84,7 @@ pub(super) fn open(
             state,
             journal,
             store,
+            stored,
             kept: None,
             reserve,
             rate,
@@ -295,17 +300,27 @@ impl Opening<'_> {
     }
 
     /// sled in agreement with the journal; made anew when it is not.
-    fn store(&mut self, journal: &Journal, mark: &Mark, state: &StateTrack) -> Option<Store> {
-        let filled = match fill(self.dir, &self.settings, journal, mark) {
+    fn store(
+        &mut self,
+        opened: Option<Store>,
+        journal: &Journal,
+        mark: &Mark,
+        state: &StateTrack,
+    ) -> Option<Store> {
+        let filled = match opened {
+            Some(store) => fill_open(store, self.dir, &self.settings, journal, mark),
+            None => fill(self.dir, &self.settings, journal, mark),
+        };
+        let filled = match filled {
             Err(error) if !error.is_full_disk() => {
                 self.set_aside(&error);
                 fill(self.dir, &self.settings, journal, mark)
             }
             filled => filled,
         };
-        let full = state.full_at(mark.head.next);
+        let full: Vec<_> = state.full_at(mark.head.next).into_iter().collect();
         filled
-            .and_then(|store| store.set_mark(mark, full.as_ref()).map(|()| store))
+            .and_then(|store| store.set_mark(mark, &full).map(|()| store))
             .inspect_err(|error| {
                 self.reports.push(Report::StoreUnusable {
                     why: error.to_string(),

@@ -12,6 +12,7 @@ use bincode::{Decode, Encode};
 use tallystick_common::ids::{Hash, Seq};
 use tallystick_common::time::Timestamp;
 
+use super::packing::Base;
 use super::rate::Rate;
 use super::record::{self, Found, Mark, Record, StateTrack};
 use super::{BufferError, Head, StoredSegment};
@@ -32,6 +33,23 @@ impl Facts {
             next: self.seq.next(),
             hash: self.hash,
             covered_through: self.covered_through,
+        }
+    }
+
+    /// The segment that they are of.
+    pub(super) fn with(self, bytes: Vec<u8>) -> StoredSegment {
+        let Self {
+            seq,
+            previous,
+            hash,
+            covered_through,
+        } = self;
+        StoredSegment {
+            seq,
+            previous,
+            hash,
+            covered_through,
+            bytes,
         }
     }
 }
@@ -101,7 +119,8 @@ impl Scan {
         (file.whole_bytes != file.bytes).then_some((*number, file.whole_bytes, file.bytes))
     }
 
-    fn note(&mut self, number: u64, at: u64, record: Record) {
+    /// `stored_bytes` are those of the segment as it stands in the file.
+    fn note(&mut self, number: u64, at: u64, record: Record, stored_bytes: u64) {
         match record {
             Record::Checkpoint(checkpoint) => {
                 self.note_mark(number, checkpoint.mark);
@@ -117,8 +136,7 @@ impl Scan {
                     .or_default()
                     .places
                     .push((facts.seq, at));
-                let bytes = sealed.segment.bytes.len() as u64;
-                self.rate.note(facts.covered_through, bytes);
+                self.rate.note(facts.covered_through, stored_bytes);
                 self.raise_head(facts.head_after());
                 if let Some(state) = &sealed.state {
                     self.state.note(state);
@@ -135,6 +153,8 @@ impl Scan {
                 }
             }
             Record::State(state) => self.state.note(&state),
+            // Unpacked by now.
+            Record::Packed(_) => {}
         }
     }
 
@@ -206,6 +226,7 @@ pub(super) fn scan(dir: &Path) -> Result<Scan, BufferError> {
 fn scan_file(scan: &mut Scan, number: u64, bytes: &[u8]) -> Result<(), (u8, u8)> {
     let (mut at, mut whole) = (0, 0);
     let mut damaged = Vec::new();
+    let mut base = Base::default();
     while at < bytes.len() {
         match record::read(&bytes[at..]) {
             Found::Whole {
@@ -213,7 +234,16 @@ fn scan_file(scan: &mut Scan, number: u64, bytes: &[u8]) -> Result<(), (u8, u8)>
                 number: record_number,
                 bytes,
             } => {
-                scan.note(number, at as u64, *record);
+                base.note(&record, at as u64);
+                let stored_bytes = record.segment_bytes();
+                match base.unpack(*record) {
+                    Ok(record) => scan.note(number, at as u64, record, stored_bytes),
+                    Err(lost) => {
+                        damaged.push((at as u64, (at + bytes) as u64));
+                        // It was sealed: its number is never used again.
+                        scan.raise_head(lost.head_after());
+                    }
+                }
                 scan.next_record = scan.next_record.max(record_number + 1);
                 at += bytes;
                 whole = at;

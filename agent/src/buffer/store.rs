@@ -6,13 +6,16 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `s` seq (8 bytes, big-endian) piece (2 bytes) | a segment |
+//! | `s` seq (8 bytes, big-endian) piece (2 bytes) | a segment, as its difference from its group's where that is shorter |
+//! | `b` seq of the first of a group, piece | the bytes of the first segment of 256 that came in, for the others |
 //! | `m` piece | how far the stream is |
 //! | `f` piece, `d` piece | open registers: the last full copy, and the last state |
 //!
 //! A value is cut into pieces of at most 4 KiB: sled keeps longer ones in files of their own, which
-//! it never syncs. The first piece begins with version (1 byte), length (4) and CRC-32 (4) of the whole.
+//! it never syncs. With smaller ones it has more pages, and holds something in memory for each. The first piece begins with version (1 byte: 2 where a segment
+//! may be a difference, else 1), length (4) and CRC-32 (4) of the whole.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -24,12 +27,16 @@ use tallystick_common::ids::Seq;
 use tallystick_common::time::Timestamp;
 
 use super::StoredSegment;
+use super::packing::Packed;
 use super::record::{self, Mark, StateAt, StateForm, StateTrack};
 use super::scan::Facts;
 use crate::durable;
 
 const PIECE_BYTES: usize = 4096;
 const VERSION: u8 = 1;
+const VERSION_KEPT: u8 = 2;
+/// Segments that are packed from the same one.
+const GROUP: u64 = 256;
 const HEAD_BYTES: usize = 9;
 /// How long a sled closed a moment ago may take to let go of its files.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
@@ -72,11 +79,26 @@ pub(super) struct Outline {
     pub(super) bytes: u64,
 }
 
+/// A segment as it stands in sled. Begins as a [`StoredSegment`], which is version 1, does.
+#[derive(Debug, Encode, Decode)]
+struct Kept {
+    facts: Facts,
+    form: KeptForm,
+}
+
+#[derive(Debug, Encode, Decode)]
+enum KeptForm {
+    Whole(Vec<u8>),
+    Packed(Packed),
+}
+
 /// An open sled.
 #[derive(Debug)]
 pub(super) struct Store {
     db: sled::Db,
     path: PathBuf,
+    /// The last group whose bytes were needed, and these.
+    base: RefCell<Option<(Seq, Vec<u8>)>>,
 }
 
 impl Store {
@@ -98,6 +120,7 @@ impl Store {
                     return Ok(Self {
                         db,
                         path: path.to_owned(),
+                        base: RefCell::default(),
                     });
                 }
                 Err(error) if is_locked(&error) && Instant::now() < deadline => {
@@ -124,38 +147,75 @@ impl Store {
         Ok(track)
     }
 
-    /// Adds a segment and what holds after it, in one.
+    /// Adds segments and what holds after the last of them, in one.
     pub(super) fn insert(
         &self,
-        segment: &StoredSegment,
+        segments: &[StoredSegment],
         mark: &Mark,
-        state: Option<&StateAt>,
+        states: &[StateAt],
     ) -> Result<(), StoreError> {
         let mut batch = Batch::default();
-        put(&mut batch, &segment_key(segment.seq), segment);
-        put_mark(&mut batch, mark, state);
+        for segment in segments {
+            let form = self.pack(segment, &mut batch)?;
+            let kept = Kept {
+                facts: Facts::from(segment),
+                form,
+            };
+            put(&mut batch, &segment_key(segment.seq), VERSION_KEPT, &kept);
+        }
+        put_mark(&mut batch, mark, states);
         self.apply(batch)
     }
 
+    /// As what the segment stands; the first one of a group leaves its bytes for the others.
+    fn pack(&self, segment: &StoredSegment, batch: &mut Batch) -> Result<KeptForm, StoreError> {
+        let group = group_of(segment.seq);
+        let bytes = &segment.bytes;
+        if !self.know_base(group)? {
+            put(batch, &base_key(group), VERSION, bytes);
+            self.base.replace(Some((group, bytes.clone())));
+        }
+        let base = self.base.borrow();
+        let packed = base.as_ref().and_then(|(_, base)| Packed::of(base, bytes));
+        Ok(packed.map_or_else(|| KeptForm::Whole(bytes.clone()), KeptForm::Packed))
+    }
+
+    /// Whether the group has bytes to pack from; they are at hand then.
+    fn know_base(&self, group: Seq) -> Result<bool, StoreError> {
+        let at_hand =
+            |base: &Option<(Seq, Vec<u8>)>| matches!(base, Some((known, _)) if *known == group);
+        if at_hand(&self.base.borrow()) {
+            return Ok(true);
+        }
+        let found: Option<Vec<u8>> = self.read(&base_key(group))?;
+        let is_known = found.is_some();
+        self.base.replace(found.map(|bytes| (group, bytes)));
+        Ok(is_known)
+    }
+
     /// Notes how far the stream is.
-    pub(super) fn set_mark(&self, mark: &Mark, state: Option<&StateAt>) -> Result<(), StoreError> {
+    pub(super) fn set_mark(&self, mark: &Mark, states: &[StateAt]) -> Result<(), StoreError> {
         let mut batch = Batch::default();
-        put_mark(&mut batch, mark, state);
+        put_mark(&mut batch, mark, states);
         self.apply(batch)
     }
 
     /// Empties the store for a new stream.
     pub(super) fn begin(&self, mark: &Mark) -> Result<(), StoreError> {
         guard(|| Ok(self.db.clear()?))?;
-        self.set_mark(mark, None)
+        self.base.take();
+        self.set_mark(mark, &[])
     }
 
-    /// Removes every segment up to and including `last`.
+    /// Removes every segment up to and including `last`, and what groups of them were packed from.
     pub(super) fn remove_through(&self, last: Seq) -> Result<(), StoreError> {
-        let end = segment_key(last.next());
+        let segments = b"s".to_vec()..segment_key(last.next());
+        let bases = b"b".to_vec()..base_key(group_of(last.next()));
         guard(|| {
-            for key in self.db.range(b"s".to_vec()..end).keys() {
-                self.db.remove(key?)?;
+            for range in [segments, bases] {
+                for key in self.db.range(range).keys() {
+                    self.db.remove(key?)?;
+                }
             }
             Ok(())
         })
@@ -164,10 +224,30 @@ impl Store {
     /// The segment at `seq`.
     pub(super) fn segment(&self, seq: Seq) -> Result<Option<StoredSegment>, StoreError> {
         let key = segment_key(seq);
-        match self.read::<StoredSegment>(&key)? {
-            Some(segment) if segment.seq != seq => Err(damaged(&key)),
-            segment => Ok(segment),
-        }
+        let Some((version, value)) = self.value(&key)? else {
+            return Ok(None);
+        };
+        let segment = match version {
+            VERSION => record::take::<StoredSegment>(&value),
+            _ => record::take::<Kept>(&value)
+                .map(|kept| self.unpack(kept))
+                .transpose()?
+                .flatten(),
+        };
+        let segment = segment.filter(|segment| segment.seq == seq);
+        segment.map(Some).ok_or_else(|| damaged(&key))
+    }
+
+    fn unpack(&self, kept: Kept) -> Result<Option<StoredSegment>, StoreError> {
+        let bytes = match kept.form {
+            KeptForm::Whole(bytes) => Some(bytes),
+            KeptForm::Packed(packed) => {
+                self.know_base(group_of(kept.facts.seq))?;
+                let base = self.base.borrow();
+                base.as_ref().and_then(|(_, base)| packed.unpacked(base))
+            }
+        };
+        Ok(bytes.map(|bytes| kept.facts.with(bytes)))
     }
 
     /// What the chain needs to know of the segment at `seq`.
@@ -184,13 +264,13 @@ impl Store {
         let Some(first) = self.piece(&key, 0)? else {
             return Ok(None);
         };
-        let (length, _) = value_head(&first).ok_or_else(|| damaged(&key))?;
+        let head = ValueHead::of(&first).ok_or_else(|| damaged(&key))?;
         let standard = bincode::config::standard();
         let (facts, _): (Facts, usize) = bincode::decode_from_slice(&first[HEAD_BYTES..], standard)
             .map_err(|_| damaged(&key))?;
         Ok(Some(Outline {
             covered_through: facts.covered_through,
-            bytes: (HEAD_BYTES + length) as u64,
+            bytes: (HEAD_BYTES + head.length) as u64,
         }))
     }
 
@@ -243,10 +323,23 @@ impl Store {
     }
 
     fn read<T: Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        match self.value(key)? {
+            None => Ok(None),
+            Some((VERSION, value)) => record::take(&value).map(Some).ok_or_else(|| damaged(key)),
+            Some(_) => Err(damaged(key)),
+        }
+    }
+
+    /// The version and the bytes of a value, checked.
+    fn value(&self, key: &[u8]) -> Result<Option<(u8, Vec<u8>)>, StoreError> {
         let Some(first) = self.piece(key, 0)? else {
             return Ok(None);
         };
-        let (length, crc) = value_head(&first).ok_or_else(|| damaged(key))?;
+        let ValueHead {
+            version,
+            length,
+            crc,
+        } = ValueHead::of(&first).ok_or_else(|| damaged(key))?;
         let mut value = first[HEAD_BYTES..].to_vec();
         let mut piece = 0u16;
         while value.len() < length {
@@ -256,7 +349,7 @@ impl Store {
         if value.len() != length || crc32fast::hash(&value) != crc {
             return Err(damaged(key));
         }
-        record::take(&value).map(Some).ok_or_else(|| damaged(key))
+        Ok(Some((version, value)))
     }
 
     fn piece(&self, key: &[u8], piece: u16) -> Result<Option<sled::IVec>, StoreError> {
@@ -264,30 +357,26 @@ impl Store {
     }
 }
 
-fn put_mark(batch: &mut Batch, mark: &Mark, state: Option<&StateAt>) {
-    put(batch, b"m", mark);
-    match state {
-        Some(
-            state @ StateAt {
-                form: StateForm::Full(_),
-                ..
-            },
-        ) => {
-            put(batch, b"f", state);
-            batch.remove(piece_key(b"d", 0));
+fn put_mark(batch: &mut Batch, mark: &Mark, states: &[StateAt]) {
+    put(batch, b"m", VERSION, mark);
+    for state in states {
+        match state.form {
+            StateForm::Full(_) => {
+                put(batch, b"f", VERSION, state);
+                batch.remove(piece_key(b"d", 0));
+            }
+            _ => put(batch, b"d", VERSION, state),
         }
-        Some(state) => put(batch, b"d", state),
-        None => {}
     }
 }
 
-fn put<T: Encode>(batch: &mut Batch, key: &[u8], body: &T) {
+fn put<T: Encode>(batch: &mut Batch, key: &[u8], version: u8, body: &T) {
     let mut value = vec![0; HEAD_BYTES];
     record::put(body, &mut value);
     let length =
         u32::try_from(value.len() - HEAD_BYTES).expect("a value is no longer than a record");
     let crc = crc32fast::hash(&value[HEAD_BYTES..]);
-    value[0] = VERSION;
+    value[0] = version;
     value[1..5].copy_from_slice(&length.to_be_bytes());
     value[5..9].copy_from_slice(&crc.to_be_bytes());
     for (piece, bytes) in (0u16..).zip(value.chunks(PIECE_BYTES)) {
@@ -295,15 +384,37 @@ fn put<T: Encode>(batch: &mut Batch, key: &[u8], body: &T) {
     }
 }
 
-fn value_head(first: &[u8]) -> Option<(usize, u32)> {
-    let head: &[u8; HEAD_BYTES] = first.first_chunk()?;
-    let word = |at: usize| {
-        head[at..]
-            .first_chunk()
-            .map(|bytes| u32::from_be_bytes(*bytes))
-    };
-    let length = usize::try_from(word(1)?).ok()?;
-    (head[0] == VERSION).then_some((length, word(5)?))
+/// What a value says of itself.
+struct ValueHead {
+    version: u8,
+    length: usize,
+    crc: u32,
+}
+
+impl ValueHead {
+    fn of(first: &[u8]) -> Option<Self> {
+        let head: &[u8; HEAD_BYTES] = first.first_chunk()?;
+        let word = |at: usize| {
+            head[at..]
+                .first_chunk()
+                .map(|bytes| u32::from_be_bytes(*bytes))
+        };
+        matches!(head[0], VERSION | VERSION_KEPT).then_some(())?;
+        Some(Self {
+            version: head[0],
+            length: usize::try_from(word(1)?).ok()?,
+            crc: word(5)?,
+        })
+    }
+}
+
+/// The group that a segment is packed in, by the number of its first one.
+fn group_of(seq: Seq) -> Seq {
+    Seq(seq.0 / GROUP * GROUP)
+}
+
+fn base_key(group: Seq) -> Vec<u8> {
+    [b"b".as_slice(), &group.0.to_be_bytes()].concat()
 }
 
 fn segment_key(seq: Seq) -> Vec<u8> {

@@ -12,6 +12,7 @@ use tallystick_common::time::Timestamp;
 use super::*;
 
 mod matrix;
+mod packed;
 mod power_cuts;
 
 const STREAM: StreamId = StreamId([1; 16]);
@@ -21,20 +22,33 @@ fn hash(seq: u64) -> Hash {
     Hash(*blake3::hash(&seq.to_be_bytes()).as_bytes())
 }
 
-/// Of a length that takes one piece of sled or several.
+/// Of a length that takes one piece of sled or several, and nothing like any other.
 fn segment(seq: u64) -> StoredSegment {
     let length = 50 + usize::try_from(seq * 1_777 % 9_000).unwrap();
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new()
+        .update(&seq.to_be_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
+    StoredSegment {
+        bytes,
+        ..neighbour(seq)
+    }
+}
+
+/// Most of it is the same in all.
+fn neighbour(seq: u64) -> StoredSegment {
     StoredSegment {
         seq: Seq(seq),
         previous: seq.checked_sub(1).map_or(Hash::ZERO, hash),
         hash: hash(seq),
         covered_through: Timestamp::from_seconds(1_000 + seq).unwrap(),
-        bytes: hash(seq)
-            .as_bytes()
-            .iter()
-            .copied()
-            .cycle()
-            .take(length)
+        bytes: (0..500u64)
+            .flat_map(|register| {
+                let mut bytes = (register * 0x1234_5678_9abc).to_be_bytes().to_vec();
+                bytes.extend((seq * register).to_le_bytes());
+                bytes
+            })
             .collect(),
     }
 }
@@ -514,6 +528,7 @@ fn a_peek_changes_nothing() {
     assert_eq!(peek(folder.path()).unwrap(), None);
     let mut buffer = filled(folder.path(), 9);
     buffer.receipt(receipt(2)).unwrap();
+    buffer.flush().unwrap();
     let peek = peek(folder.path()).unwrap().unwrap();
     assert_eq!((peek.head, peek.unreceipted), (buffer.head(), 6));
     assert_eq!(peek.last_receipt, Some(receipt(2)));

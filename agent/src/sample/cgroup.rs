@@ -356,10 +356,12 @@ struct Finder<'a> {
 type Open<F> = fn(&Hierarchy, &Directory, bool) -> io::Result<Option<F>>;
 
 impl Finder<'_> {
-    /// `now` if the cgroup still lives there, else the first hierarchy that has these files.
+    /// `now` if the cgroup still lives there, else the first hierarchy that has these files: of v1, one with
+    /// this controller.
     fn find<F>(
         &self,
         now: Option<Located<F>>,
+        controller: &str,
         open: Open<F>,
         skip: &BTreeSet<String>,
     ) -> Option<Located<F>> {
@@ -368,7 +370,8 @@ impl Finder<'_> {
         if let Some(now) = now.filter(alive) {
             return Some(now);
         }
-        let v1 = (0..self.hierarchies.len()).filter(|index| !self.hierarchies[*index].is_v2());
+        let v1 =
+            (0..self.hierarchies.len()).filter(|index| self.hierarchies[*index].has_v1(controller));
         let v2 = (0..self.hierarchies.len()).filter(|index| self.hierarchies[*index].is_v2());
         v1.chain(v2).find_map(|index| {
             let hierarchy = &self.hierarchies[index];
@@ -431,10 +434,10 @@ impl Known {
 
     fn locate(&mut self, finder: &Finder<'_>, without_disk: &BTreeSet<String>) {
         let none = BTreeSet::new();
-        self.cpu = finder.find(self.cpu.take(), CpuFile::open, &none);
-        self.memory = finder.find(self.memory.take(), MemoryFiles::open, &none);
-        self.disk = finder.find(self.disk.take(), DiskFiles::open, without_disk);
-        self.tasks = finder.find(self.tasks.take(), TaskFile::open, &none);
+        self.cpu = finder.find(self.cpu.take(), "cpuacct", CpuFile::open, &none);
+        self.memory = finder.find(self.memory.take(), "memory", MemoryFiles::open, &none);
+        self.disk = finder.find(self.disk.take(), "blkio", DiskFiles::open, without_disk);
+        self.tasks = finder.find(self.tasks.take(), "pids", TaskFile::open, &none);
     }
 
     /// Descriptors kept open.

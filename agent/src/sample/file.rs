@@ -44,6 +44,8 @@ impl Directory {
             Ok(fd) => Ok(Some(KernelFile {
                 path: self.path.join(name),
                 fd: keep.then_some(fd),
+                // As the kernel does all files of control groups.
+                at_once: true,
             })),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
@@ -56,12 +58,18 @@ impl Directory {
 pub(super) struct KernelFile {
     path: PathBuf,
     fd: Option<OwnedFd>,
+    /// Whether it is written out in one: then a reading that is not full was the last.
+    at_once: bool,
 }
 
 impl KernelFile {
     /// By path, opened for each reading.
     pub(super) fn at(path: PathBuf) -> Self {
-        Self { path, fd: None }
+        Self {
+            path,
+            fd: None,
+            at_once: false,
+        }
     }
 
     /// Whether a descriptor is kept open.
@@ -72,9 +80,9 @@ impl KernelFile {
     /// Its whole text now.
     pub(super) fn read<'b>(&self, buffer: &'b mut Vec<u8>) -> Result<&'b str, String> {
         let read = match &self.fd {
-            Some(fd) => read_all(fd, buffer),
+            Some(fd) => read_all(fd, buffer, self.at_once),
             None => open(&self.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .and_then(|fd| read_all(&fd, buffer)),
+                .and_then(|fd| read_all(&fd, buffer, self.at_once)),
         };
         read.map_err(|error| self.refusal(&error.to_string()))?;
         std::str::from_utf8(buffer).map_err(|_| self.refusal("it is not text"))
@@ -103,7 +111,7 @@ impl KernelFile {
     }
 }
 
-fn read_all(fd: &OwnedFd, buffer: &mut Vec<u8>) -> Result<(), Errno> {
+fn read_all(fd: &OwnedFd, buffer: &mut Vec<u8>, at_once: bool) -> Result<(), Errno> {
     const STEP: usize = 4096;
     buffer.clear();
     loop {
@@ -112,7 +120,7 @@ fn read_all(fd: &OwnedFd, buffer: &mut Vec<u8>) -> Result<(), Errno> {
         let offset = u64::try_from(filled).unwrap_or(u64::MAX);
         let count = pread(fd, &mut buffer[filled..], offset).inspect_err(|_| buffer.clear())?;
         buffer.truncate(filled + count);
-        if count == 0 {
+        if count == 0 || (at_once && count < STEP) {
             return Ok(());
         }
     }

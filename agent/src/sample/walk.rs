@@ -1,11 +1,12 @@
 //! Lists the directories of one cgroup hierarchy with their ids.
 //!
 //! The inode number of a cgroup's directory is its kernfs id: unique in its hierarchy, and rising
-//! for as long as the kernel runs. `readdir` gives it without opening the directory.
+//! for as long as the kernel runs. `readdir` gives it without opening the directory. Most have no
+//! directories in them, which their number of links says: they are not listed.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::DirEntryExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::Path;
 
 /// Most directories listed in one hierarchy; beyond that the listing is incomplete, and says so.
@@ -27,7 +28,6 @@ pub(super) struct Tree {
 impl Tree {
     /// One cgroup of the hierarchy, if it is there.
     pub(super) fn at(root: &Path, path: &str) -> Self {
-        use std::os::unix::fs::MetadataExt;
         let inode = std::fs::symlink_metadata(root.join(path)).map(|found| found.ino());
         Self {
             cgroups: inode
@@ -83,8 +83,10 @@ fn list(root: &Path, path: &str, tree: &mut Tree, below: &mut Vec<String>) -> io
                 } else {
                     format!("{path}/{name}")
                 };
-                tree.cgroups.insert(child.clone(), entry.ino());
-                below.push(child);
+                if !is_leaf(&entry) {
+                    below.push(child.clone());
+                }
+                tree.cgroups.insert(child, entry.ino());
             }
             Err(name) => {
                 // Its children stay unlisted, so a birth among them cannot be proved.
@@ -98,13 +100,18 @@ fn list(root: &Path, path: &str, tree: &mut Tree, below: &mut Vec<String>) -> io
     Ok(())
 }
 
+/// Whether certainly no directory is in it: one more link would be that one's `..`. File systems that
+/// do not count say 1.
+fn is_leaf(entry: &std::fs::DirEntry) -> bool {
+    entry.metadata().is_ok_and(|facts| facts.nlink() == 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_directory_is_listed_with_its_inode() {
-        use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
         std::fs::create_dir(dir.path().join("d")).unwrap();

@@ -111,6 +111,11 @@ fn receipted_segments_stay_for_their_time_and_never_take_more_than_half_the_limi
         buffer.append(segment(seq), &state(seq)).unwrap();
         buffer.receipt(receipt(seq)).unwrap();
     }
+    assert!(
+        (Seq(79 - 16)..=Seq(79)).contains(&buffer.oldest_held()),
+        "some at once"
+    );
+    buffer.flush().unwrap();
     assert_eq!(buffer.oldest_held(), Seq(79), "twenty seconds and the last");
     drop(buffer);
     let settings = Settings {
