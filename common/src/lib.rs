@@ -3,10 +3,14 @@
 //! No I/O, no clock, no async: time, keys and bytes are passed in, so every rule in here can be
 //! replayed anywhere.
 
+pub mod audit;
+pub mod authority;
 pub mod chain;
 pub mod codec;
+pub mod evidence;
 pub mod failpoint;
 pub mod ids;
+pub mod invoice;
 pub mod keys;
 #[cfg(feature = "logfmt")]
 pub mod logfmt;
@@ -14,6 +18,7 @@ pub mod meter;
 pub mod money;
 pub mod odometer;
 pub mod packing;
+pub mod pattern;
 pub mod period;
 pub mod price;
 pub mod rating;

@@ -99,6 +99,9 @@ pub enum StoreError {
         /// What failed.
         source: std::io::Error,
     },
+    /// The system gave no random bytes.
+    #[error("draw random bytes: {0}")]
+    Random(String),
     /// A number that no column holds.
     #[error("write {what} to the store: {value} is too large")]
     TooLarge {
