@@ -93,11 +93,14 @@ impl<'a> Gather<'a> {
         Ok(())
     }
 
+    /// Whether a holding begins or ends in a segment: it begins where time from its instant on is accounted
+    /// for, and ends where time up to its instant is.
     fn holds_bound(&self, header: &Header) -> bool {
-        self.holdings
-            .iter()
-            .flat_map(|holding| [holding.from, holding.to])
-            .any(|bound| header.from <= bound && bound <= header.covered_through)
+        let (from, through) = (header.from, header.covered_through);
+        self.holdings.iter().any(|holding| {
+            (from <= holding.from && holding.from < through)
+                || (from < holding.to && holding.to <= through)
+        })
     }
 
     fn is_held(&self, header: &Header, block: &Block) -> bool {

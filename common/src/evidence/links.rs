@@ -247,3 +247,112 @@ fn header(
             .unwrap_or(before.leaves),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::Cause;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_seconds(1_795_348_800 + seconds).unwrap()
+    }
+
+    /// Three headers that differ in everything that may differ.
+    fn headers() -> Vec<(Header, Option<Hash>)> {
+        let first = Header {
+            node: NodeId([1; 16]),
+            stream: StreamId([2; 16]),
+            seq: Seq(7),
+            previous: Previous::Follows(Hash([3; 32])),
+            from: at(0),
+            covered_through: at(60),
+            boot: BootId([4; 16]),
+            config: Hash([5; 32]),
+            purpose: Purpose::Readings,
+            gaps: Vec::new(),
+            salt_commitment: Hash([6; 32]),
+            leaves: 3,
+        };
+        let blocks = Some(Hash([9; 32]));
+        let leaf = merkle::header_leaf(&codec::encode(&first));
+        let second = Header {
+            seq: Seq(8),
+            previous: Previous::Follows(merkle::segment(&leaf, blocks.as_ref())),
+            from: at(61),
+            covered_through: at(100),
+            boot: BootId([40; 16]),
+            config: Hash([50; 32]),
+            purpose: Purpose::RotateKey([8; 32]),
+            gaps: vec![Gap {
+                from: at(61),
+                to: at(70),
+                cause: Cause::NodeDown,
+            }],
+            leaves: 1,
+            ..first.clone()
+        };
+        let leaf = merkle::header_leaf(&codec::encode(&second));
+        let third = Header {
+            seq: Seq(9),
+            previous: Previous::Follows(merkle::segment(&leaf, None)),
+            from: at(100),
+            covered_through: at(160),
+            purpose: Purpose::Readings,
+            gaps: Vec::new(),
+            ..second.clone()
+        };
+        vec![(first, blocks), (second, None), (third, None)]
+    }
+
+    fn unpacked(start: &Start, links: &[Link]) -> Result<Vec<Linked>, LinkError> {
+        unpack(NodeId([1; 16]), StreamId([2; 16]), start, links)
+    }
+
+    #[test]
+    fn a_chain_comes_back_and_what_does_not_change_takes_no_room() {
+        let headers = headers();
+        let (start, links) = pack(&headers).unwrap();
+        let back = unpacked(&start, &links).unwrap();
+        let back: Vec<_> = back
+            .into_iter()
+            .map(|link| (link.header, link.blocks))
+            .collect();
+        assert_eq!(back, headers);
+        assert!(links[0].change.is_none() && links[2].change.is_none());
+        assert_eq!(codec::encode(&links[0]).len(), 70);
+        assert_eq!(pack(&[]), None);
+        assert_eq!(unpacked(&start, &[]), Err(LinkError::Empty));
+    }
+
+    #[test]
+    fn a_chain_has_one_spelling() {
+        let (start, links) = pack(&headers()).unwrap();
+        let none = Change {
+            from: None,
+            boot: None,
+            config: None,
+            leaves: None,
+            purpose: Purpose::Readings,
+            gaps: Vec::new(),
+        };
+        let same = Change {
+            boot: Some(BootId([4; 16])),
+            ..none.clone()
+        };
+        for change in [none, same] {
+            let mut other = links.clone();
+            other[0].change = Some(Box::new(change));
+            assert_eq!(unpacked(&start, &other), Err(LinkError::Spelling(Seq(7))));
+        }
+        let mut other = links.clone();
+        other[2].blocks = Hash([1; 32]);
+        assert_eq!(unpacked(&start, &other), Err(LinkError::Spelling(Seq(9))));
+        let elsewhere = Start {
+            config: Hash([7; 32]),
+            ..start.clone()
+        };
+        let whole = unpacked(&start, &links).unwrap();
+        let other = unpacked(&elsewhere, &links).unwrap();
+        assert_ne!(other[2].hash, whole[2].hash, "it is another chain");
+    }
+}
