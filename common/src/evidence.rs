@@ -320,7 +320,7 @@ impl Parts<'_> {
         let length = u32::from_be_bytes(*length) as usize;
         let (payload, rest) = rest.split_at_checked(length).ok_or(truncated)?;
         self.rest = rest;
-        codec::decode(payload).map_err(|error| EvidenceError::Part {
+        codec::decode_large(payload).map_err(|error| EvidenceError::Part {
             part,
             kind: expected,
             error,
