@@ -5,12 +5,12 @@
 //! digests of every document used; showing an issued invoice reads those bytes and computes nothing.
 //! Rating itself is [`tallystick_common::statement`]; this module brings it its input.
 
-pub mod document;
 pub mod draft;
 pub mod issue;
 pub mod registers;
 pub mod usage;
 
+pub use tallystick_common::invoice as document;
 use tallystick_common::money::MoneyError;
 use tallystick_common::period::{Period, PeriodError};
 use tallystick_common::statement::StatementError;

@@ -22,6 +22,7 @@ mod api_token;
 mod assign;
 mod audit;
 mod authority;
+mod evidence;
 mod init;
 mod instant;
 mod invoice;
@@ -140,6 +141,8 @@ enum Command {
     Subscribe(subscribe::Subscribe),
     #[command(subcommand)]
     Invoice(invoice::InvoiceCommand),
+    #[command(subcommand)]
+    Evidence(evidence::EvidenceCommand),
     Usage(usage::Usage),
     #[command(subcommand)]
     ApiToken(api_token::ApiTokenCommand),
@@ -205,6 +208,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Plan(command) => command.run(session).await,
         Command::Subscribe(command) => command.run(session).await,
         Command::Invoice(command) => command.run(session).await,
+        Command::Evidence(command) => command.run(session).await,
         Command::Usage(command) => command.run(session).await,
         Command::ApiToken(command) => command.run(session).await,
         Command::LoginLink(command) => command.run(session).await,

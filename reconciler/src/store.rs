@@ -103,8 +103,8 @@ pub enum StoreError {
         /// What failed.
         source: std::io::Error,
     },
-    /// No random bytes.
-    #[error("draw a store epoch: {0}")]
+    /// The system gave no random bytes.
+    #[error("draw random bytes: {0}")]
     Random(String),
     /// A number that no column holds.
     #[error("write {what} to the store: {value} is too large")]

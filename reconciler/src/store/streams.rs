@@ -555,6 +555,15 @@ pub async fn roll(conn: &mut Connection, advances: &[Advance]) -> Result<bool, S
 }
 
 impl StoredSegment {
+    /// Envelope and header, read again.
+    ///
+    /// # Errors
+    /// When the stored bytes are damaged.
+    pub fn sealed(self) -> Result<SealedSegment, StoreError> {
+        SealedSegment::parse(self.bytes)
+            .map_err(|error| StoreError::damaged("segments.bytes", error))
+    }
+
     /// The segment, read again. It was verified before it was stored.
     ///
     /// # Errors
