@@ -102,11 +102,12 @@ impl Entry {
     }
 }
 
-/// Appends an entry. Only one writer at a time gets to it: the transaction must be one that writes.
+/// Appends an entry. Only one writer at a time gets to it.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn append(conn: &mut Connection, note: &Note<'_>) -> Result<Entry, StoreError> {
+    crate::store::take_turn(conn).await?;
     let before = head(conn).await?;
     let mut entry = Entry {
         seq: before.entries + 1,

@@ -112,7 +112,7 @@ pub(crate) async fn cpu(store: &Store, workload: usize, hour: Timestamp, quarter
         received_at: hour,
         doubt: None,
         intervals: 4,
-        packed: compressed::compress(segment.bytes()).unwrap(),
+        packed: compressed::compress(segment.bytes()).unwrap().into(),
     };
     streams::insert_segments(&mut tx, &[new]).await.unwrap();
     let mut state = StreamState::new(NODE, stream);
