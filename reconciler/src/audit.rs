@@ -270,7 +270,7 @@ mod tests {
         let mut tx = store.write().await.unwrap();
         assert_eq!(
             sql::query(damage)
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await
                 .unwrap()
                 .rows_affected(),
@@ -312,7 +312,7 @@ mod tests {
             let mut tx = store.write().await.unwrap();
             let kept = head(&mut tx).await.unwrap();
             sql::query("DELETE FROM audit WHERE seq = 5")
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await
                 .unwrap();
             assert_ne!(verify(&mut tx).await.unwrap(), Verification::Whole(kept));

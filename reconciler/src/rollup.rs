@@ -16,7 +16,7 @@ use tallystick_common::time::{Micros, SECOND_US, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
-use crate::store::again::Attempts;
+use crate::store::again::again;
 use crate::store::owners::Replica;
 use crate::store::streams::{self, StoredSegment, Stream};
 use crate::store::{Store, StoreError, rollups};
@@ -188,25 +188,13 @@ fn groups(advances: &[Advance]) -> impl Iterator<Item = &[Advance]> {
 /// One transaction, or one for each stream when another writer has moved one of them: those that were
 /// not moved still advance.
 async fn write(store: &Store, group: &[Advance]) -> Result<(), StoreError> {
-    if write_once(store, group).await? || group.len() == 1 {
+    if again!(try_write(store, group))? || group.len() == 1 {
         return Ok(());
     }
     for advance in group {
-        write_once(store, std::slice::from_ref(advance)).await?;
+        again!(try_write(store, std::slice::from_ref(advance)))?;
     }
     Ok(())
-}
-
-/// As [`try_write`], again for as long as what failed may pass.
-async fn write_once(store: &Store, group: &[Advance]) -> Result<bool, StoreError> {
-    let mut attempts = Attempts::default();
-    loop {
-        let done = try_write(store, group).await;
-        match attempts.pause_after(&done) {
-            Some(pause) => tokio::time::sleep(pause).await,
-            None => return done,
-        }
-    }
 }
 
 /// `false`, and nothing has happened, when another writer has moved one of the streams.
@@ -261,10 +249,11 @@ mod tests {
     async fn held(store: &Store) -> (i64, usize) {
         let left = behind(store).await.len();
         let mut tx = store.read().await.unwrap();
-        let query = "SELECT CAST(COALESCE(SUM(quantity0), 0) AS BIGINT) FROM rollups WHERE meter = $1";
+        let query =
+            "SELECT CAST(COALESCE(SUM(quantity0), 0) AS BIGINT) FROM rollups WHERE meter = $1";
         let sum = sql::query_scalar(query)
             .bind(i64::from(tallystick_common::meter::Meter::CPU_TIME.code()))
-            .fetch_one(&mut *tx)
+            .fetch_one(&mut tx)
             .await
             .unwrap();
         (sum, left)
@@ -328,7 +317,7 @@ mod tests {
             assert_eq!(held(&store).await, (1000, 0));
             let mut tx = store.read().await.unwrap();
             let query = "SELECT w.name FROM rollups r JOIN workloads w ON w.id = r.workload WHERE r.quantity0 = 1000";
-            let name: String = sql::query_scalar(query).fetch_one(&mut *tx).await.unwrap();
+            let name: String = sql::query_scalar(query).fetch_one(&mut tx).await.unwrap();
             assert_eq!(name, "cgroup/web");
         }
     }

@@ -33,18 +33,7 @@ impl Passing for StoreError {
     }
 }
 
-/// Counts how often a transaction was carried out:
-///
-/// ```text
-/// let mut attempts = Attempts::default();
-/// loop {
-///     let done = …;
-///     match attempts.pause_after(&done) {
-///         Some(pause) => tokio::time::sleep(pause).await,
-///         None => return done,
-///     }
-/// }
-/// ```
+/// Counts how often a transaction was carried out; [`again`] does so.
 #[derive(Debug, Default)]
 pub struct Attempts(u32);
 
@@ -56,6 +45,21 @@ impl Attempts {
         (passes && self.0 < ATTEMPTS).then(|| PAUSE * (1 << self.0))
     }
 }
+
+/// Carries out a future that an expression makes, and makes it anew for as long as what failed may pass.
+macro_rules! again {
+    ($work:expr) => {{
+        let mut attempts = $crate::store::again::Attempts::default();
+        loop {
+            let done = $work.await;
+            match attempts.pause_after(&done) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => break done,
+            }
+        }
+    }};
+}
+pub(crate) use again;
 
 #[cfg(test)]
 mod tests {

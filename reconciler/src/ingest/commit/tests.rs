@@ -55,7 +55,7 @@ async fn accepted(committer: &mut Committer, segment: &VerifiedSegment) {
 
 async fn count(store: &Store, query: &'static str) -> i64 {
     let mut tx = store.read().await.unwrap();
-    sql::query_scalar(query).fetch_one(&mut *tx).await.unwrap()
+    sql::query_scalar(query).fetch_one(&mut tx).await.unwrap()
 }
 
 async fn usage_of(store: &Store, seconds: u64) -> Vec<UsageRow> {
@@ -139,7 +139,7 @@ async fn what_is_in_doubt_is_kept_and_not_billed() {
         let mut tx = store.read().await.unwrap();
         let row =
             sql::query("SELECT doubt_code, doubt FROM segments WHERE verdict = 'quarantined'")
-                .fetch_one(&mut *tx)
+                .fetch_one(&mut tx)
                 .await
                 .unwrap();
         assert_eq!(row.try_get::<String, _>(0).unwrap(), "odometer");
@@ -337,13 +337,13 @@ async fn a_failed_transaction_changes_nothing_and_is_not_remembered() {
                 "ALTER TABLE streams DROP CONSTRAINT trap",
             ),
         };
-        sql::query(trap).execute(&mut *tx).await.unwrap();
+        sql::query(trap).execute(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
         let second = agent.next(60, 5);
         assert_eq!(commit(&mut committer, &[&second]).await, [None]);
         assert_eq!(count(&store, "SELECT COUNT(*) FROM segments").await, 1);
         let mut tx = store.write().await.unwrap();
-        sql::query(opened).execute(&mut *tx).await.unwrap();
+        sql::query(opened).execute(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
         accepted(&mut committer, &second).await;
         assert_eq!(cpu_of(&store, 120).await, 15);
