@@ -102,11 +102,12 @@ impl Entry {
     }
 }
 
-/// Appends an entry. Only one writer at a time gets to it: the transaction must be one that writes.
+/// Appends an entry. Only one writer at a time gets to it.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn append(conn: &mut Connection, note: &Note<'_>) -> Result<Entry, StoreError> {
+    crate::store::take_turn(conn).await?;
     let before = head(conn).await?;
     let mut entry = Entry {
         seq: before.entries + 1,
@@ -290,7 +291,7 @@ mod tests {
         let mut tx = store.write().await.unwrap();
         assert_eq!(
             sql::query(damage)
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await
                 .unwrap()
                 .rows_affected(),
@@ -333,7 +334,7 @@ mod tests {
             let mut tx = store.write().await.unwrap();
             let kept = head(&mut tx).await.unwrap();
             sql::query("DELETE FROM audit WHERE seq = 5")
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await
                 .unwrap();
             assert_ne!(verify(&mut tx).await.unwrap(), Verification::Whole(kept));

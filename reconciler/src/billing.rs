@@ -19,6 +19,7 @@ use tallystick_common::time::Timestamp;
 use crate::catalog::CatalogError;
 use crate::catalog::change::ChangeError;
 use crate::store::StoreError;
+use crate::store::again::Passing;
 
 pub use document::{InvoiceDocument, Outstanding};
 pub use draft::{Draft, draft};
@@ -81,6 +82,16 @@ pub enum BillingError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl Passing for BillingError {
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_passing(),
+            Self::Change(error) => error.is_passing(),
+            _ => false,
+        }
+    }
 }
 
 impl From<ChangeError> for BillingError {

@@ -28,6 +28,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "settings",
         include_str!("../../migrations/0003_settings.sql"),
     ),
+    (
+        4,
+        "replicas",
+        include_str!("../../migrations/0004_replicas.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.

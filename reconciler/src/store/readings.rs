@@ -135,7 +135,7 @@ pub async fn quarantined_after(
     stream: StreamRow,
     at: Timestamp,
 ) -> Result<Vec<Seq>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT seq FROM segments \
          WHERE stream = $1 AND covered_through > $2 AND verdict = 'quarantined' ORDER BY seq",
     )
@@ -157,7 +157,7 @@ pub async fn first_after(
     stream: StreamRow,
     at: Timestamp,
 ) -> Result<Option<Seq>, StoreError> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT MIN(seq) AS seq FROM segments WHERE stream = $1 AND covered_through > $2",
     )
     .bind(stream.0)
