@@ -135,7 +135,7 @@ impl Book {
     }
 
     /// Forgets what is known of nodes if another process changed the state of one.
-    async fn refresh_nodes(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
+    pub(super) async fn refresh_nodes(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
         let states: i64 = sql::query_scalar("SELECT node_states FROM meta")
             .fetch_one(conn)
             .await?;
