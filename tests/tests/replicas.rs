@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tallystick_agent::buffer::{Buffer, Handle, Settings, StoredSegment};
@@ -19,7 +19,7 @@ use tallystick_tests::draw::Draw;
 use tallystick_tests::fixture::{Chain, Size};
 use tallystick_tests::postgres;
 use tallystick_tests::process::{Process, binary, output};
-use tallystick_tests::world::{Node, Shipper, until};
+use tallystick_tests::world::{Node, Shipper};
 
 const REPLICAS: usize = 3;
 const NODES: usize = 6;
@@ -77,6 +77,8 @@ struct Station {
     node: Node,
     buffer: Handle,
     member: Member,
+    /// Which reconciler it tries first.
+    at: usize,
     shipper: Option<Shipper>,
 }
 
@@ -91,6 +93,7 @@ impl Station {
             node,
             buffer: Handle::new(buffer),
             member: Member::sealed(chain, 0),
+            at: 0,
             shipper: None,
         }
     }
@@ -108,21 +111,33 @@ impl Station {
         buffer.append(segment, &[]).unwrap();
     }
 
-    /// Ships to these addresses, the first that answers; stops shipping elsewhere.
-    async fn ship_to(&mut self, addresses: Vec<String>) {
+    /// Ships to this reconciler, or the next that answers; stops shipping elsewhere.
+    async fn ship_to(&mut self, replicas: &[Replica], at: usize) {
+        self.at = at % REPLICAS;
         if let Some(shipper) = self.shipper.take() {
             shipper.stop().await.unwrap();
         }
         let mut shipping = self.node.shipping();
-        shipping.addresses = addresses;
+        shipping.addresses = from(replicas, self.at);
         shipping.addresses_fixed = true;
         shipping.drain = Duration::from_millis(100);
         self.shipper = Some(Shipper::start(shipping, self.buffer.clone()));
     }
 
     async fn settled(&self, what: &str) {
-        let receipted = || (self.buffer.stats().unreceipted == 0).then_some(());
-        until(PATIENCE, what, receipted).await;
+        let end = Instant::now() + PATIENCE;
+        while self.buffer.stats().unreceipted > 0 {
+            if Instant::now() > end {
+                let shipper = self.shipper.as_ref().expect("it ships");
+                let told = shipper.saw(|event| {
+                    println!("{event:?}");
+                    false
+                });
+                assert_eq!(told, None);
+                panic!("{what} did not come");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
@@ -164,13 +179,14 @@ async fn stations(folder: &Path, replicas: &[Replica], begin: Timestamp) -> Vec<
             .await
             .unwrap();
         let mut station = Station::open(folder, Node { enrolment }, begin);
-        station.ship_to(from(replicas, place)).await;
+        station.ship_to(replicas, place).await;
         stations.push(station);
     }
     stations
 }
 
-/// Nodes move by themselves when their reconciler dies, and now and then without a reason.
+/// Nodes move when their reconciler dies, and now and then without a reason. (Left alone they notice a dead one
+/// within a minute, too long for a test of many.)
 async fn rounds(draw: &mut Draw, replicas: &mut [Replica], stations: &mut [Station]) {
     for round in 0..ROUNDS {
         let victim = usize::try_from(draw.below(REPLICAS as u64)).unwrap();
@@ -181,10 +197,18 @@ async fn rounds(draw: &mut Draw, replicas: &mut [Replica], stations: &mut [Stati
                 && let Some(process) = replicas[victim].process.take()
             {
                 process.kill().unwrap();
+                for station in stations.iter_mut().filter(|station| station.at == victim) {
+                    station.ship_to(replicas, victim + 1).await;
+                }
             }
             let moves = usize::try_from(draw.below(NODES as u64)).unwrap();
             let to = usize::try_from(draw.below(REPLICAS as u64)).unwrap();
-            stations[moves].ship_to(from(replicas, to)).await;
+            let to = if replicas[to].process.is_some() {
+                to
+            } else {
+                to + 1
+            };
+            stations[moves].ship_to(replicas, to).await;
         }
         for (place, station) in stations.iter().enumerate() {
             let what =
@@ -196,13 +220,13 @@ async fn rounds(draw: &mut Draw, replicas: &mut [Replica], stations: &mut [Stati
 }
 
 async fn rolled_up(store: &Store) {
-    let end = std::time::Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE;
     loop {
         let mut tx = store.read().await.unwrap();
         if inspect::rollup_lag(&mut tx).await.unwrap() == 0 {
             return;
         }
-        assert!(std::time::Instant::now() < end, "rollups did not follow");
+        assert!(Instant::now() < end, "rollups did not follow");
         drop(tx);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

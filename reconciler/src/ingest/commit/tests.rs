@@ -250,6 +250,47 @@ async fn two_nodes_of_one_kernel_are_billed_once() {
     }
 }
 
+/// The second claims the kernel in another process, while the first believes itself alone.
+#[tokio::test]
+async fn two_nodes_of_one_kernel_on_two_reconcilers_are_billed_once() {
+    for engine in ENGINES {
+        let (home, store) = store(engine).await;
+        let elsewhere = Store::open(&home.location).await.unwrap();
+        let mut one = Agent::new(1, 2).enrolled(&store).await;
+        let mut other = Agent::new(7, 3).beside(4, 600).enrolled(&store).await;
+        other.boot = one.boot;
+        let (mut here, mut there) = (committer(&store), committer(&elsewhere));
+        accepted(&mut here, &one.next(60, 10)).await;
+        accepted(&mut there, &other.next(60, 10)).await;
+        let shared = |node| Verdict::Quarantined(Doubt::SharedKernel { node });
+        let verdicts = commit(&mut here, &[&one.next(640, 5)]).await;
+        assert_eq!(verdicts, [Some(shared(other.node))]);
+        let verdicts = commit(&mut there, &[&other.next(60, 10)]).await;
+        assert_eq!(verdicts, [Some(shared(one.node))]);
+    }
+}
+
+/// A node's second stream arrives elsewhere: what the first counted is known there.
+#[tokio::test]
+async fn two_streams_of_a_node_on_two_reconcilers_do_not_count_one_time_twice() {
+    for engine in ENGINES {
+        let (home, store) = store(engine).await;
+        let elsewhere = Store::open(&home.location).await.unwrap();
+        let mut one = Agent::new(1, 2).enrolled(&store).await;
+        let mut other = one.beside(3, 90);
+        let (mut here, mut there) = (committer(&store), committer(&elsewhere));
+        accepted(&mut here, &one.next(60, 10)).await;
+        accepted(&mut there, &other.next(60, 10)).await;
+        accepted(&mut here, &one.next(30, 10)).await;
+        let verdicts = commit(&mut here, &[&one.next(30, 10)]).await;
+        let doubted = matches!(
+            verdicts[0],
+            Some(Verdict::Quarantined(Doubt::Overlap { .. }))
+        );
+        assert!(doubted, "{verdicts:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_ban_by_another_process_acts_in_the_next_transaction() {
     for engine in ENGINES {
