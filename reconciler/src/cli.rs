@@ -30,6 +30,7 @@ mod node;
 mod output;
 mod plan;
 mod serve;
+mod store;
 mod subscribe;
 #[cfg(test)]
 mod tests;
@@ -149,6 +150,8 @@ enum Command {
     Audit(audit::AuditCommand),
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
+    #[command(subcommand)]
+    Store(store::StoreCommand),
 }
 
 /// What commands work with.
@@ -210,6 +213,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::LoginLink(command) => command.run(session).await,
         Command::Audit(command) => command.run(session).await,
         Command::Authority(command) => command.run(session).await,
+        Command::Store(command) => command.run(session).await,
     }
 }
 
