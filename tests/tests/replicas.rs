@@ -1,5 +1,5 @@
-//! Three reconcilers on one PostgreSQL, nodes that move between them, `kill -9` of any of them at seeded
-//! moments: in the end every total is what the registers counted.
+//! Three reconcilers on one PostgreSQL, nodes that move between them, `kill -9` and SIGSTOP of any of them at
+//! seeded moments: in the end every total is what the registers counted.
 //!
 //! The reconcilers are the real processes, each with a data folder of its own and a copy of the authority.
 //! The nodes ship by the agent's own parts from journals and sled on disk; only their segments are made up.
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tallystick_agent::buffer::{Buffer, Handle, Settings, StoredSegment};
 use tallystick_agent::ship::enroll::{NodeKeys, enroll};
@@ -65,6 +66,23 @@ impl Replica {
         let ingest = told["ingest"].as_str().unwrap();
         self.listen = Some((ingest.parse().unwrap(), http.parse().unwrap()));
         self.process = Some(process);
+    }
+
+    /// SIGKILL, or SIGSTOP: one that is slow beyond measure and does not know that it was replaced.
+    fn strike(&mut self, pauses: bool) {
+        if pauses {
+            let process = self.process.as_ref().expect("it runs");
+            process.signal(Signal::STOP).unwrap();
+        } else {
+            self.process.take().expect("it runs").kill().unwrap();
+        }
+    }
+
+    fn recover(&mut self) {
+        match &self.process {
+            Some(paused) => paused.signal(Signal::CONT).unwrap(),
+            None => self.start(),
+        }
     }
 
     fn address(&self) -> String {
@@ -190,24 +208,20 @@ async fn stations(folder: &Path, replicas: &[Replica], begin: Timestamp) -> Vec<
 async fn rounds(draw: &mut Draw, replicas: &mut [Replica], stations: &mut [Station]) {
     for round in 0..ROUNDS {
         let victim = usize::try_from(draw.below(REPLICAS as u64)).unwrap();
+        let pauses = round % 2 == 1;
         let strikes = usize::try_from(draw.below(BURST as u64)).unwrap();
         for burst in 0..BURST {
             stations.iter_mut().for_each(Station::seal);
-            if burst == strikes
-                && let Some(process) = replicas[victim].process.take()
-            {
-                process.kill().unwrap();
+            if burst == strikes {
+                replicas[victim].strike(pauses);
                 for station in stations.iter_mut().filter(|station| station.at == victim) {
                     station.ship_to(replicas, victim + 1).await;
                 }
             }
             let moves = usize::try_from(draw.below(NODES as u64)).unwrap();
             let to = usize::try_from(draw.below(REPLICAS as u64)).unwrap();
-            let to = if replicas[to].process.is_some() {
-                to
-            } else {
-                to + 1
-            };
+            let away = burst >= strikes && to == victim;
+            let to = if away { to + 1 } else { to };
             stations[moves].ship_to(replicas, to).await;
         }
         for (place, station) in stations.iter().enumerate() {
@@ -215,7 +229,7 @@ async fn rounds(draw: &mut Draw, replicas: &mut [Replica], stations: &mut [Stati
                 format!("round {round}: receipts of node {place} without reconciler {victim}");
             station.settled(&what).await;
         }
-        replicas[victim].start();
+        replicas[victim].recover();
     }
 }
 
