@@ -31,6 +31,7 @@ mod node;
 mod output;
 mod plan;
 mod serve;
+mod store;
 mod subscribe;
 #[cfg(test)]
 mod tests;
@@ -152,6 +153,8 @@ enum Command {
     Audit(audit::AuditCommand),
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
+    #[command(subcommand)]
+    Store(store::StoreCommand),
 }
 
 /// What commands work with.
@@ -214,6 +217,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::LoginLink(command) => command.run(session).await,
         Command::Audit(command) => command.run(session).await,
         Command::Authority(command) => command.run(session).await,
+        Command::Store(command) => command.run(session).await,
     }
 }
 

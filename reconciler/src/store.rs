@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use sqlx::postgres::{PgPool, Postgres};
+use sqlx::postgres::Postgres;
 use sqlx::sqlite::{Sqlite, SqlitePool};
 use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
@@ -34,6 +34,7 @@ pub mod enrolment;
 pub mod inspect;
 mod location;
 mod migrate;
+pub mod moving;
 pub mod nodes;
 pub mod owners;
 mod postgres;
@@ -111,6 +112,17 @@ pub enum StoreError {
     /// The system gave no random bytes.
     #[error("draw random bytes: {0}")]
     Random(String),
+    /// The server does not let us in, or is not there.
+    #[error(
+        "connect to store {store}: {source}; see that the server runs and lets this user in, or correct `store` in \
+         reconciler.toml (or --store)"
+    )]
+    Connect {
+        /// The store.
+        store: Location,
+        /// What failed.
+        source: sqlx::Error,
+    },
     /// Another process moved what was remembered here.
     #[error("another process moved on what this one remembered; it is read again")]
     Moved,
@@ -160,10 +172,7 @@ enum Pools {
         writer: SqlitePool,
         readers: SqlitePool,
     },
-    Postgres {
-        writers: PgPool,
-        readers: PgPool,
-    },
+    Postgres(postgres::Pools),
 }
 
 /// Writers take turns as they do on SQLite, and the turn is theirs before they see anything: LOCK TABLE
@@ -234,10 +243,7 @@ impl Store {
                 let (writer, readers) = sqlite::open(&path).await?;
                 Pools::Sqlite { writer, readers }
             }
-            Location::Server(server) => {
-                let (writers, readers) = postgres::open(&server).await?;
-                Pools::Postgres { writers, readers }
-            }
+            Location::Server(server) => Pools::Postgres(postgres::open(&server).await?),
         };
         let first = i64::from_be_bytes(random()?) >> 2 & i64::MAX;
         let replicas = Arc::new(AtomicI64::new(first));
@@ -266,9 +272,7 @@ impl Store {
             Pools::Sqlite { writer, .. } => {
                 Connection::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
             }
-            Pools::Postgres { writers, .. } => {
-                Connection::Postgres(writers.begin_with(WRITE).await?)
-            }
+            Pools::Postgres(pools) => Connection::Postgres(pools.writers.begin_with(WRITE).await?),
         }))
     }
 
@@ -280,8 +284,9 @@ impl Store {
     pub async fn ingest(&self) -> Result<Tx, StoreError> {
         match &self.pools {
             Pools::Sqlite { .. } => self.write().await,
-            Pools::Postgres { writers, .. } => {
-                Ok(Tx(Connection::Postgres(writers.begin_with(INGEST).await?)))
+            Pools::Postgres(pools) => {
+                let tx = pools.ingest.begin_with(INGEST).await?;
+                Ok(Tx(Connection::Postgres(tx)))
             }
         }
     }
@@ -295,7 +300,7 @@ impl Store {
     /// Whether other machines may work on it, too.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        matches!(self.pools, Pools::Postgres { .. })
+        matches!(self.pools, Pools::Postgres(_))
     }
 
     /// Begins a transaction that only reads: all its statements see one state of the store.
@@ -305,9 +310,7 @@ impl Store {
     pub async fn read(&self) -> Result<Tx, StoreError> {
         Ok(Tx(match &self.pools {
             Pools::Sqlite { readers, .. } => Connection::Sqlite(readers.begin().await?),
-            Pools::Postgres { readers, .. } => {
-                Connection::Postgres(readers.begin_with(READ).await?)
-            }
+            Pools::Postgres(pools) => Connection::Postgres(pools.readers.begin_with(READ).await?),
         }))
     }
 
@@ -318,10 +321,18 @@ impl Store {
                 readers.close().await;
                 writer.close().await;
             }
-            Pools::Postgres { writers, readers } => {
-                readers.close().await;
-                writers.close().await;
-            }
+            Pools::Postgres(pools) => pools.close().await,
+        }
+    }
+
+    /// Warns, for whoever serves, of a server that does not keep what it says it keeps.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn warn_of_weakness(&self) -> Result<(), StoreError> {
+        match &self.pools {
+            Pools::Sqlite { .. } => Ok(()),
+            Pools::Postgres(pools) => postgres::warn_of_fsync(&pools.readers).await,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Three reconcilers on one PostgreSQL, nodes that move between them, `kill -9` of any of them at seeded
-//! moments: in the end every total is what the registers counted.
+//! Three reconcilers on one PostgreSQL, nodes that move between them, `kill -9` and SIGSTOP of any of them at
+//! seeded moments: in the end every total is what the registers counted.
 //!
 //! The reconcilers are the real processes, each with a data folder of its own and a copy of the authority.
 //! The nodes ship by the agent's own parts from journals and sled on disk; only their segments are made up.
@@ -7,8 +7,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tallystick_agent::buffer::{Buffer, Handle, Settings, StoredSegment};
 use tallystick_agent::ship::enroll::{NodeKeys, enroll};
@@ -19,7 +20,7 @@ use tallystick_tests::draw::Draw;
 use tallystick_tests::fixture::{Chain, Size};
 use tallystick_tests::postgres;
 use tallystick_tests::process::{Process, binary, output};
-use tallystick_tests::world::{Node, Shipper, until};
+use tallystick_tests::world::{Node, Shipper};
 
 const REPLICAS: usize = 3;
 const NODES: usize = 6;
@@ -67,6 +68,23 @@ impl Replica {
         self.process = Some(process);
     }
 
+    /// SIGKILL, or SIGSTOP: one that is slow beyond measure and does not know that it was replaced.
+    fn strike(&mut self, pauses: bool) {
+        if pauses {
+            let process = self.process.as_ref().expect("it runs");
+            process.signal(Signal::STOP).unwrap();
+        } else {
+            self.process.take().expect("it runs").kill().unwrap();
+        }
+    }
+
+    fn recover(&mut self) {
+        match &self.process {
+            Some(paused) => paused.signal(Signal::CONT).unwrap(),
+            None => self.start(),
+        }
+    }
+
     fn address(&self) -> String {
         self.listen.expect("it served once").0.to_string()
     }
@@ -77,6 +95,8 @@ struct Station {
     node: Node,
     buffer: Handle,
     member: Member,
+    /// Which reconciler it tries first.
+    at: usize,
     shipper: Option<Shipper>,
 }
 
@@ -91,6 +111,7 @@ impl Station {
             node,
             buffer: Handle::new(buffer),
             member: Member::sealed(chain, 0),
+            at: 0,
             shipper: None,
         }
     }
@@ -108,21 +129,33 @@ impl Station {
         buffer.append(segment, &[]).unwrap();
     }
 
-    /// Ships to these addresses, the first that answers; stops shipping elsewhere.
-    async fn ship_to(&mut self, addresses: Vec<String>) {
+    /// Ships to this reconciler, or the next that answers; stops shipping elsewhere.
+    async fn ship_to(&mut self, replicas: &[Replica], at: usize) {
+        self.at = at % REPLICAS;
         if let Some(shipper) = self.shipper.take() {
             shipper.stop().await.unwrap();
         }
         let mut shipping = self.node.shipping();
-        shipping.addresses = addresses;
+        shipping.addresses = from(replicas, self.at);
         shipping.addresses_fixed = true;
         shipping.drain = Duration::from_millis(100);
         self.shipper = Some(Shipper::start(shipping, self.buffer.clone()));
     }
 
     async fn settled(&self, what: &str) {
-        let receipted = || (self.buffer.stats().unreceipted == 0).then_some(());
-        until(PATIENCE, what, receipted).await;
+        let end = Instant::now() + PATIENCE;
+        while self.buffer.stats().unreceipted > 0 {
+            if Instant::now() > end {
+                let shipper = self.shipper.as_ref().expect("it ships");
+                let told = shipper.saw(|event| {
+                    println!("{event:?}");
+                    false
+                });
+                assert_eq!(told, None);
+                panic!("{what} did not come");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
@@ -164,45 +197,50 @@ async fn stations(folder: &Path, replicas: &[Replica], begin: Timestamp) -> Vec<
             .await
             .unwrap();
         let mut station = Station::open(folder, Node { enrolment }, begin);
-        station.ship_to(from(replicas, place)).await;
+        station.ship_to(replicas, place).await;
         stations.push(station);
     }
     stations
 }
 
-/// Nodes move by themselves when their reconciler dies, and now and then without a reason.
+/// Nodes move when their reconciler dies, and now and then without a reason. (Left alone they notice a dead one
+/// within a minute, too long for a test of many.)
 async fn rounds(draw: &mut Draw, replicas: &mut [Replica], stations: &mut [Station]) {
     for round in 0..ROUNDS {
         let victim = usize::try_from(draw.below(REPLICAS as u64)).unwrap();
+        let pauses = round % 2 == 1;
         let strikes = usize::try_from(draw.below(BURST as u64)).unwrap();
         for burst in 0..BURST {
             stations.iter_mut().for_each(Station::seal);
-            if burst == strikes
-                && let Some(process) = replicas[victim].process.take()
-            {
-                process.kill().unwrap();
+            if burst == strikes {
+                replicas[victim].strike(pauses);
+                for station in stations.iter_mut().filter(|station| station.at == victim) {
+                    station.ship_to(replicas, victim + 1).await;
+                }
             }
             let moves = usize::try_from(draw.below(NODES as u64)).unwrap();
             let to = usize::try_from(draw.below(REPLICAS as u64)).unwrap();
-            stations[moves].ship_to(from(replicas, to)).await;
+            let away = burst >= strikes && to == victim;
+            let to = if away { to + 1 } else { to };
+            stations[moves].ship_to(replicas, to).await;
         }
         for (place, station) in stations.iter().enumerate() {
             let what =
                 format!("round {round}: receipts of node {place} without reconciler {victim}");
             station.settled(&what).await;
         }
-        replicas[victim].start();
+        replicas[victim].recover();
     }
 }
 
 async fn rolled_up(store: &Store) {
-    let end = std::time::Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE;
     loop {
         let mut tx = store.read().await.unwrap();
         if inspect::rollup_lag(&mut tx).await.unwrap() == 0 {
             return;
         }
-        assert!(std::time::Instant::now() < end, "rollups did not follow");
+        assert!(Instant::now() < end, "rollups did not follow");
         drop(tx);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -30,6 +30,7 @@ pub(super) struct Background {
 
 /// Starts them, after rollups have caught up with what an earlier process committed.
 pub(super) async fn background(store: &Store) -> Result<Background, StoreError> {
+    store.warn_of_weakness().await?;
     let committed = Arc::new(Notify::new());
     let (handle, committer) = commit::channel(store.clone(), clock::now, Arc::clone(&committed));
     let replica = committer.replica();

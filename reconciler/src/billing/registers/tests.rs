@@ -12,7 +12,7 @@ use crate::billing::{BillingError, Draft, InvoiceDocument};
 use crate::catalog::change::{self, NewAccount};
 use crate::ingest::admit::Verdict;
 use crate::ingest::testing::{self, Agent, at, interpolated};
-use crate::store::testing::{ENGINES, Engine};
+use crate::store::testing::{ENGINES, Engine, engine};
 
 /// The first line's quantity and the registers that counted it, when they agree.
 fn agreed(draft: &Draft) -> (u128, Vec<RegisterSpan>) {
@@ -475,10 +475,8 @@ proptest! {
     /// Rollups and tail add interval by interval, registers subtract readings: they agree whatever
     /// happened and wherever the rollups stand.
     #[test]
-    fn usage_is_what_registers_counted(steps in proptest::collection::vec(step(), 1..25)) {
-    for engine in ENGINES {
+    fn usage_is_what_registers_counted(engine in engine(), steps in proptest::collection::vec(step(), 1..25)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(lives_of_a_node(engine, steps.clone()))?;
-    }
+        runtime.block_on(lives_of_a_node(engine, steps))?;
     }
 }

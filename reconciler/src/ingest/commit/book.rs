@@ -7,6 +7,7 @@ use tallystick_common::segment::{Block, Header};
 use tallystick_common::time::Timestamp;
 
 use crate::ingest::admit::{Claim, Life, StreamState};
+use crate::store::again::ATTEMPTS;
 use crate::store::nodes::{self, NodeRow, NodeState};
 use crate::store::owners::{self, Replica};
 use crate::store::sql;
@@ -326,29 +327,40 @@ impl Extent {
     }
 }
 
-/// A stream from its row, the registers derived so far, and the stored tail beyond them.
+/// A stream from its row, the registers derived so far, and the stored tail beyond them. Rollups may go on
+/// between two statements, and registers of another position are none of this row's: then read again.
 async fn read(
     conn: &mut Connection,
     row: NodeRow,
     node: NodeId,
     stream: StreamId,
 ) -> Result<Entry, StoreError> {
-    let mut state = StreamState::new(node, stream);
-    let Some(found) = streams::find(conn, row, stream).await? else {
-        return Ok(Entry {
-            row: None,
-            state,
-            boot: None,
-            touched: false,
-            stored: Seq::FIRST,
-        });
-    };
-    state.open = streams::open_registers(conn, found.row).await?;
-    let again = streams::find(conn, row, stream).await?;
-    if again.is_none_or(|again| again.rolled != found.rolled) {
-        // Its rollups went on between the two: the registers are of another position.
-        return Err(StoreError::Moved);
+    for _ in 0..ATTEMPTS {
+        let Some(found) = streams::find(conn, row, stream).await? else {
+            return Ok(Entry {
+                row: None,
+                state: StreamState::new(node, stream),
+                boot: None,
+                touched: false,
+                stored: Seq::FIRST,
+            });
+        };
+        let open = streams::open_registers(conn, found.row).await?;
+        let after = streams::find(conn, row, stream).await?;
+        if after.is_some_and(|after| after.rolled == found.rolled) {
+            let mut state = StreamState::new(node, stream);
+            state.open = open;
+            return with_tail(conn, found, state).await;
+        }
     }
+    Err(StoreError::Moved)
+}
+
+async fn with_tail(
+    conn: &mut Connection,
+    found: Stream,
+    mut state: StreamState,
+) -> Result<Entry, StoreError> {
     let mut next = found.rolled;
     while next < found.next {
         let page = streams::segments_from(conn, found.row, next, TAIL_PAGE).await?;

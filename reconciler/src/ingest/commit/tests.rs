@@ -12,7 +12,7 @@ use crate::ingest::admit::{Doubt, StreamState};
 use crate::ingest::testing::{Agent, at, interpolated};
 use crate::rollup;
 use crate::store::sql;
-use crate::store::testing::{ENGINES, Engine, store};
+use crate::store::testing::{ENGINES, Engine, engine, store};
 
 fn clock() -> Timestamp {
     at(100_000_000)
@@ -247,6 +247,47 @@ async fn two_nodes_of_one_kernel_are_billed_once() {
             "the second stays the second"
         );
         assert_eq!(verdicts[1], Some(Verdict::Accepted));
+    }
+}
+
+/// The second claims the kernel in another process, while the first believes itself alone.
+#[tokio::test]
+async fn two_nodes_of_one_kernel_on_two_reconcilers_are_billed_once() {
+    for engine in ENGINES {
+        let (home, store) = store(engine).await;
+        let elsewhere = Store::open(&home.location).await.unwrap();
+        let mut one = Agent::new(1, 2).enrolled(&store).await;
+        let mut other = Agent::new(7, 3).beside(4, 600).enrolled(&store).await;
+        other.boot = one.boot;
+        let (mut here, mut there) = (committer(&store), committer(&elsewhere));
+        accepted(&mut here, &one.next(60, 10)).await;
+        accepted(&mut there, &other.next(60, 10)).await;
+        let shared = |node| Verdict::Quarantined(Doubt::SharedKernel { node });
+        let verdicts = commit(&mut here, &[&one.next(640, 5)]).await;
+        assert_eq!(verdicts, [Some(shared(other.node))]);
+        let verdicts = commit(&mut there, &[&other.next(60, 10)]).await;
+        assert_eq!(verdicts, [Some(shared(one.node))]);
+    }
+}
+
+/// A node's second stream arrives elsewhere: what the first counted is known there.
+#[tokio::test]
+async fn two_streams_of_a_node_on_two_reconcilers_do_not_count_one_time_twice() {
+    for engine in ENGINES {
+        let (home, store) = store(engine).await;
+        let elsewhere = Store::open(&home.location).await.unwrap();
+        let mut one = Agent::new(1, 2).enrolled(&store).await;
+        let mut other = one.beside(3, 90);
+        let (mut here, mut there) = (committer(&store), committer(&elsewhere));
+        accepted(&mut here, &one.next(60, 10)).await;
+        accepted(&mut there, &other.next(60, 10)).await;
+        accepted(&mut here, &one.next(30, 10)).await;
+        let verdicts = commit(&mut here, &[&one.next(30, 10)]).await;
+        let doubted = matches!(
+            verdicts[0],
+            Some(Verdict::Quarantined(Doubt::Overlap { .. }))
+        );
+        assert!(doubted, "{verdicts:?}");
     }
 }
 
@@ -567,10 +608,8 @@ proptest! {
     /// Rollups and stored tail together say what was accepted, wherever the rollups stand; and a
     /// committer that reads a stream again believes what the one that wrote it believed.
     #[test]
-    fn a_stream_means_the_same_from_memory_rollups_or_tail(steps in proptest::collection::vec(step(), 1..25)) {
-    for engine in ENGINES {
+    fn a_stream_means_the_same_from_memory_rollups_or_tail(engine in engine(), steps in proptest::collection::vec(step(), 1..25)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(lives_of_a_stream(engine, steps.clone()))?;
-    }
+        runtime.block_on(lives_of_a_stream(engine, steps))?;
     }
 }
