@@ -63,7 +63,11 @@ pub(crate) use again;
 
 #[cfg(test)]
 mod tests {
+    use tallystick_common::time::Timestamp;
+
     use super::*;
+    use crate::store::owners::{self, Replica};
+    use crate::store::testing::{Engine, store};
 
     #[test]
     fn what_passes_is_tried_again_but_not_for_ever() {
@@ -78,5 +82,22 @@ mod tests {
             Attempts::default().pause_after(&Ok::<(), StoreError>(())),
             None
         );
+    }
+
+    /// A transaction that fixed what it sees before another changed the row that it changes, too.
+    #[tokio::test]
+    async fn a_serialization_failure_of_the_database_passes() {
+        let (_home, store) = store(Engine::Postgres).await;
+        let mut tx = store.ingest().await.unwrap();
+        let now = Timestamp::EPOCH;
+        owners::renew(&mut tx, Replica(1), now, now).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut late = store.write().await.unwrap();
+        assert_eq!(owners::of(&mut late, Replica(1)).await.unwrap(), []);
+        let mut tx = store.ingest().await.unwrap();
+        owners::renew(&mut tx, Replica(1), now, now).await.unwrap();
+        tx.commit().await.unwrap();
+        let failed = owners::renew(&mut late, Replica(1), now, now).await;
+        assert!(failed.unwrap_err().is_passing());
     }
 }
