@@ -289,7 +289,7 @@ mod tests {
                 cause: Cause::NodeDown,
             }],
             leaves: 1,
-            ..first.clone()
+            ..first
         };
         let leaf = merkle::header_leaf(&codec::encode(&second));
         let third = Header {
@@ -299,7 +299,7 @@ mod tests {
             covered_through: at(160),
             purpose: Purpose::Readings,
             gaps: Vec::new(),
-            ..second.clone()
+            ..second
         };
         vec![(first, blocks), (second, None), (third, None)]
     }
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(unpacked(&start, &other), Err(LinkError::Spelling(Seq(9))));
         let elsewhere = Start {
             config: Hash([7; 32]),
-            ..start.clone()
+            ..start
         };
         let whole = unpacked(&start, &links).unwrap();
         let other = unpacked(&elsewhere, &links).unwrap();
