@@ -21,7 +21,6 @@ use tallystick_common::keys::{
     EnrolmentRecord, KeyRing, PublicKey, ReceiptKeyCertificate, SecretKey, Signed, Statement,
 };
 use tallystick_common::receipt::Receipt;
-use tallystick_common::verify::evidence;
 use tallystick_common::wire::Trust;
 
 use crate::durable;
@@ -284,11 +283,11 @@ impl Identity {
 
     /// What it can bear out of evidence: the authority it enrolled with, and its own key.
     #[must_use]
-    pub fn trust(&self) -> [evidence::Trust; 2] {
+    pub fn trust(&self) -> [Hash; 2] {
         let authority = blake3::hash(&self.enrolment.ca);
         [
-            evidence::Trust::Key(Hash(*authority.as_bytes())),
-            evidence::Trust::Key(Hash(self.enrolment.record.signing_key.0)),
+            Hash(*authority.as_bytes()),
+            Hash(self.enrolment.record.signing_key.0),
         ]
     }
 

@@ -10,7 +10,7 @@ use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -33,11 +33,12 @@ use tallystick_agent::{doctor, durable};
 use tallystick_common::logfmt::Logfmt;
 use tallystick_common::time::Timestamp;
 use tallystick_common::told::told;
-use tallystick_common::verify::evidence::{Answer, Tally, Trust};
 use tallystick_common::wire::JoinToken;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 const DEFAULT_CONFIG: &str = "/etc/tallystick/agent.toml";
 
@@ -212,14 +213,19 @@ fn main() -> ExitCode {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,sled=warn,quinn=warn"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let asked = std::env::var("RUST_LOG").ok();
+    let asked = asked.and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| {
+        let quiet = [("sled", LevelFilter::WARN), ("quinn", LevelFilter::WARN)];
+        Targets::new()
+            .with_default(LevelFilter::INFO)
+            .with_targets(quiet)
+    });
+    let subscriber = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
-        LogFormat::Logfmt => builder.event_format(Logfmt).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Logfmt => subscriber.with(lines.event_format(Logfmt)).init(),
+        LogFormat::Json => subscriber.with(lines.json().flatten_event(true)).init(),
     }
 }
 
@@ -537,6 +543,7 @@ fn read_tally(config: &Config) -> anyhow::Result<Days> {
     Ok(Days::read(&config.data, given_at)?)
 }
 
+/// Leaves it to `tallystick-verify`: what computes invoices is no part of what runs on every node.
 fn verify_evidence(
     config: &Config,
     file: &Path,
@@ -544,36 +551,49 @@ fn verify_evidence(
     tally: bool,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
-    let mut trusted = Vec::new();
-    for text in trust {
-        trusted.push(trust_of(text)?);
+    let own = Identity::load(&config.data)?.map(|identity| identity.trust());
+    let held = own.iter().flatten().map(ToString::to_string);
+    let mut command = std::process::Command::new(verifier());
+    command.arg("evidence");
+    for text in trust.iter().cloned().chain(held) {
+        command.arg("--trust").arg(text);
     }
-    if let Some(identity) = Identity::load(&config.data)? {
-        trusted.extend(identity.trust());
-    }
-    let tally = match tally {
-        true => Some(Tally::from_json(&serde_json::to_string(&read_tally(
-            config,
-        )?)?)?),
-        false => None,
+    let kept = match tally {
+        true => serde_json::to_string(&read_tally(config)?)?,
+        false => String::new(),
     };
-    let answer = Answer::of(&bytes, &trusted, tally.as_ref());
-    print(&if json {
-        format!("{}\n", answer.json())
-    } else {
-        answer.to_string()
+    command.args(tally.then_some(["--tally", "-"]).into_iter().flatten());
+    command.args(json.then_some("--json"));
+    command.arg("--").arg(file).stdin(Stdio::piped());
+    let mut verifier = command.spawn().with_context(|| {
+        format!(
+            "run {}; install it beside tallystick-agent or in PATH",
+            command.get_program().display()
+        )
     })?;
-    Ok(ExitCode::from(answer.exit_code()))
+    // It may have found the file unusable, and left, before it reads.
+    if let Some(Err(error)) = verifier
+        .stdin
+        .take()
+        .map(|mut stdin| stdin.write_all(kept.as_bytes()))
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        return Err(error).context("hand the tally over");
+    }
+    let done = verifier.wait().context("wait for tallystick-verify")?;
+    let code = done.code().and_then(|code| u8::try_from(code).ok());
+    code.map(ExitCode::from)
+        .with_context(|| format!("tallystick-verify ended by {done}"))
 }
 
-/// From the text itself, or from a file that holds it.
-fn trust_of(text: &str) -> anyhow::Result<Trust> {
-    if !Path::new(text).is_file() {
-        return Ok(text.parse()?);
-    }
-    let held = std::fs::read_to_string(text).with_context(|| format!("read {text}"))?;
-    held.parse().with_context(|| format!("read {text}"))
+/// Beside this program, else wherever PATH has it.
+fn verifier() -> PathBuf {
+    const NAME: &str = "tallystick-verify";
+    let beside = std::env::current_exe().map(|path| path.with_file_name(NAME));
+    beside
+        .ok()
+        .filter(|path| path.is_file())
+        .unwrap_or_else(|| PathBuf::from(NAME))
 }
 
 fn show_tally(config: &Config, day: Option<String>, json: bool) -> anyhow::Result<ExitCode> {

@@ -47,7 +47,7 @@ struct Evidence {
     #[arg(long, value_name = "KEY|FINGERPRINT|CHECKPOINT")]
     trust: Vec<String>,
     /// What the node itself kept, to be held against the file: a file with the output of
-    /// `tallystick-agent tally --json`.
+    /// `tallystick-agent tally --json`. `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     tally: Option<PathBuf>,
     /// Print one JSON object.
@@ -96,8 +96,11 @@ fn evidence(call: &Evidence) -> anyhow::Result<ExitCode> {
     let trust: Vec<Trust> = trust.collect::<anyhow::Result<_>>()?;
     let tally = match &call.tally {
         Some(path) => {
-            let text = String::from_utf8_lossy(&read(path)?).into_owned();
-            Some(Tally::from_json(&text).with_context(|| format!("read {}", path.display()))?)
+            let held = match path.as_os_str() == "-" {
+                true => std::io::read_to_string(std::io::stdin()).context("read the tally")?,
+                false => String::from_utf8_lossy(&read(path)?).into_owned(),
+            };
+            Some(Tally::from_json(&held).with_context(|| format!("read {}", path.display()))?)
         }
         None => None,
     };
