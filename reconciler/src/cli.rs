@@ -29,6 +29,7 @@ mod login;
 mod node;
 mod output;
 mod plan;
+mod rollup;
 mod serve;
 mod subscribe;
 #[cfg(test)]
@@ -142,6 +143,8 @@ enum Command {
     Invoice(invoice::InvoiceCommand),
     Usage(usage::Usage),
     #[command(subcommand)]
+    Rollup(rollup::RollupCommand),
+    #[command(subcommand)]
     ApiToken(api_token::ApiTokenCommand),
     #[command(alias = "login")]
     LoginLink(login::LoginLink),
@@ -206,6 +209,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Subscribe(command) => command.run(session).await,
         Command::Invoice(command) => command.run(session).await,
         Command::Usage(command) => command.run(session).await,
+        Command::Rollup(command) => command.run(session).await,
         Command::ApiToken(command) => command.run(session).await,
         Command::LoginLink(command) => command.run(session).await,
         Command::Audit(command) => command.run(session).await,

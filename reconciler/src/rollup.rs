@@ -18,8 +18,10 @@ use crate::store::streams::{self, StoredSegment, Stream};
 use crate::store::{Store, StoreError, rollups};
 
 mod cells;
+mod recount;
 
-pub use cells::{ByWorkload, Cell, Cells, Labels, Quarters, RegisterEnd, place};
+pub use cells::{ByWorkload, Cell, Cells, Labels, Lasts, Metered, Quarters, RegisterEnd, place};
+pub use recount::{Recounted, check, rebuild};
 
 /// Segments read at once, of one stream or of many.
 const PAGE: usize = 1024;
@@ -219,7 +221,8 @@ mod tests {
     async fn held(store: &Store) -> (i64, usize) {
         let left = behind(store).await.len();
         let mut tx = store.read().await.unwrap();
-        let query = "SELECT COALESCE(SUM(quantity0), 0) FROM rollups WHERE meter = $1";
+        let query =
+            "SELECT CAST(COALESCE(SUM(quantity0), 0) AS BIGINT) FROM rollups WHERE meter = $1";
         let sum = sql::query_scalar(query)
             .bind(i64::from(tallystick_common::meter::Meter::CPU_TIME.code()))
             .fetch_one(&mut *tx)

@@ -66,7 +66,7 @@ async fn run(connection: &mut PgConnection, statement: String) {
 /// The URL of a database.
 pub fn url(database: &str) -> String {
     let folder = server().display();
-    format!("postgres://tallystick@/{database}?host={folder}")
+    format!("postgres:///{database}?host={folder}&user=tallystick")
 }
 
 /// A new database that is a copy of `template` (`template0`: empty): its name.
