@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 use data_encoding::HEXLOWER;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use tallystick_common::ids::NodeId;
+use tallystick_common::ids::{Hash, NodeId};
 use tallystick_common::keys::{
     EnrolmentRecord, KeyRing, PublicKey, ReceiptKeyCertificate, SecretKey, Signed, Statement,
 };
 use tallystick_common::receipt::Receipt;
+use tallystick_common::verify::evidence;
 use tallystick_common::wire::Trust;
 
 use crate::durable;
@@ -279,6 +280,16 @@ impl Identity {
         certified
             .map(|certificate| certificate.key)
             .find_map(|key| receipt.verify(&key).ok())
+    }
+
+    /// What it can bear out of evidence: the authority it enrolled with, and its own key.
+    #[must_use]
+    pub fn trust(&self) -> [evidence::Trust; 2] {
+        let authority = blake3::hash(&self.enrolment.ca);
+        [
+            evidence::Trust::Key(Hash(*authority.as_bytes())),
+            evidence::Trust::Key(Hash(self.enrolment.record.signing_key.0)),
+        ]
     }
 
     /// What its segments verify with.

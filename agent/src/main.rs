@@ -3,12 +3,13 @@
 //! Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not enrolled · 4 the configuration is wrong ·
 //! 5 another agent has the data folder · 6 (`status`) enrolled, but no agent runs ·
 //! 7 (`buffer verify`) damaged, nothing lost · 8 (`buffer verify`) something sealed is lost ·
+//! 9 (`verify`) the evidence agrees with itself, but nothing held here bears it out ·
 //! 10 to 17 (`doctor`) what is at fault, see [`doctor::Subject`].
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,7 @@ use tallystick_agent::{doctor, durable};
 use tallystick_common::logfmt::Logfmt;
 use tallystick_common::time::Timestamp;
 use tallystick_common::told::told;
+use tallystick_common::verify::evidence::{Answer, Tally, Trust};
 use tallystick_common::wire::JoinToken;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -44,7 +46,7 @@ const DEFAULT_CONFIG: &str = "/etc/tallystick/agent.toml";
 #[command(
     name = "tallystick-agent",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not enrolled, 4 configuration wrong, 5 another agent has the data folder, 6 no agent runs (status), 7 damaged but nothing lost, 8 something sealed is lost (buffer verify). doctor, by what is at fault first: 3 enrolment, 4 configuration, 10 permission, 11 cgroup, 12 DNS, 13 UDP, 14 TCP, 15 TLS, 16 the node's standing, 17 clock."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not enrolled, 4 configuration wrong, 5 another agent has the data folder, 6 no agent runs (status), 7 damaged but nothing lost, 8 something sealed is lost (buffer verify), 9 consistent, not authenticated (verify; 1 there: something differs). doctor, by what is at fault first: 3 enrolment, 4 configuration, 10 permission, 11 cgroup, 12 DNS, 13 UDP, 14 TCP, 15 TLS, 16 the node's standing, 17 clock."
 )]
 struct Cli {
     /// Configuration file; conf.d/*.toml beside it is read too. Without this option it is
@@ -128,6 +130,22 @@ enum Command {
         /// How long to wait for the receipt.
         #[arg(long, default_value = "60", value_name = "SECONDS")]
         wait: u64,
+    },
+    /// Check the evidence of an invoice and compute the invoice again, trusting only what this node holds: the
+    /// authority it enrolled with and its own key. On a host that is not enrolled, only what --trust names.
+    Verify {
+        /// The file, of `tallystick-reconciler evidence export`.
+        file: PathBuf,
+        /// What else is trusted: a node's signing key, an authority's fingerprint or an audit checkpoint, the
+        /// text itself or a file that holds it. May be given several times.
+        #[arg(long, value_name = "KEY|FINGERPRINT|CHECKPOINT")]
+        trust: Vec<String>,
+        /// Hold this node's tally against it, too.
+        #[arg(long)]
+        tally: bool,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Find out what keeps this host from being metered and shipped, and say what to do.
     Doctor {
@@ -247,6 +265,12 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Buffer { command } => inspect_buffer(&config, &command),
         Command::Tally { day, json } => show_tally(&config, day, json),
+        Command::Verify {
+            file,
+            trust,
+            tally,
+            json,
+        } => verify_evidence(&config, &file, &trust, tally, json),
         Command::Doctor { json } => diagnose(&config, json),
         Command::Top { interval, count } => show_top(&config, interval, count),
         Command::Config {
@@ -507,10 +531,53 @@ fn inspect_buffer(config: &Config, command: &BufferCommand) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-fn show_tally(config: &Config, day: Option<String>, json: bool) -> anyhow::Result<ExitCode> {
+fn read_tally(config: &Config) -> anyhow::Result<Days> {
     let identity = identity(config)?;
     let given_at = |bytes: &[u8]| identity.read_receipt(bytes).map(|receipt| receipt.at);
-    let days = Days::read(&config.data, given_at)?;
+    Ok(Days::read(&config.data, given_at)?)
+}
+
+fn verify_evidence(
+    config: &Config,
+    file: &Path,
+    trust: &[String],
+    tally: bool,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    let mut trusted = Vec::new();
+    for text in trust {
+        trusted.push(trust_of(text)?);
+    }
+    if let Some(identity) = Identity::load(&config.data)? {
+        trusted.extend(identity.trust());
+    }
+    let tally = match tally {
+        true => Some(Tally::from_json(&serde_json::to_string(&read_tally(
+            config,
+        )?)?)?),
+        false => None,
+    };
+    let answer = Answer::of(&bytes, &trusted, tally.as_ref());
+    print(&if json {
+        format!("{}\n", answer.json())
+    } else {
+        answer.to_string()
+    })?;
+    Ok(ExitCode::from(answer.exit_code()))
+}
+
+/// From the text itself, or from a file that holds it.
+fn trust_of(text: &str) -> anyhow::Result<Trust> {
+    if !Path::new(text).is_file() {
+        return Ok(text.parse()?);
+    }
+    let held = std::fs::read_to_string(text).with_context(|| format!("read {text}"))?;
+    held.parse().with_context(|| format!("read {text}"))
+}
+
+fn show_tally(config: &Config, day: Option<String>, json: bool) -> anyhow::Result<ExitCode> {
+    let days = read_tally(config)?;
     let days = match day {
         Some(day) => days.only(&day),
         None => days,

@@ -24,8 +24,11 @@ pub enum CodecError {
     NotCanonical,
 }
 
-fn config() -> Configuration<LittleEndian, Varint, Limit<MAX_DECODED_BYTES>> {
-    bincode::config::standard().with_limit::<MAX_DECODED_BYTES>()
+/// The same for parts of files that hold a month of something.
+pub const MAX_LARGE_BYTES: usize = 512 << 20;
+
+fn config<const MAX: usize>() -> Configuration<LittleEndian, Varint, Limit<MAX>> {
+    bincode::config::standard().with_limit::<MAX>()
 }
 
 /// The bytes of `value`.
@@ -47,7 +50,19 @@ pub fn encode<T: Encode + ?Sized>(value: &T) -> Vec<u8> {
 /// # Errors
 /// When they do not.
 pub fn decode<T: Encode + Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (value, read) = bincode::decode_from_slice::<T, _>(bytes, config())
+    decode_within::<T, MAX_DECODED_BYTES>(bytes)
+}
+
+/// As [`decode`], of at most [`MAX_LARGE_BYTES`] in memory.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_large<T: Encode + Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_within::<T, MAX_LARGE_BYTES>(bytes)
+}
+
+fn decode_within<T: Encode + Decode<()>, const MAX: usize>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, read) = bincode::decode_from_slice::<T, _>(bytes, config::<MAX>())
         .map_err(|error| CodecError::Invalid(error.to_string()))?;
     if read != bytes.len() {
         return Err(CodecError::Trailing(bytes.len() - read));

@@ -83,10 +83,19 @@ impl PublicKey {
         message: &[u8],
         signature: &Signature,
     ) -> Result<(), SignatureError> {
+        self.verify_bare(&scoped(domain, message), signature)
+    }
+
+    /// Checks a signature over bytes that bear no domain, as X.509 has them; as strictly.
+    pub(crate) fn verify_bare(
+        &self,
+        message: &[u8],
+        signature: &Signature,
+    ) -> Result<(), SignatureError> {
         ed25519_dalek::VerifyingKey::from_bytes(&self.0)
             .and_then(|key| {
                 let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-                key.verify_strict(&scoped(domain, message), &signature)
+                key.verify_strict(message, &signature)
             })
             .map_err(|_| SignatureError::Wrong(*self))
     }
@@ -295,6 +304,15 @@ impl KeyRing {
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// From which numbers on other keys than the enrolled one sign a stream, in order.
+    #[must_use]
+    pub fn rotations(&self, stream: StreamId) -> Vec<Seq> {
+        let of = self.rotations.iter().filter(|(of, _, _)| *of == stream);
+        let mut from: Vec<Seq> = of.map(|(_, from, _)| *from).collect();
+        from.sort_unstable();
+        from
     }
 
     /// The key that must have signed the segment at that position.

@@ -4,10 +4,14 @@
 //! replayed anywhere.
 
 pub mod application;
+pub mod audit;
+pub mod authority;
 pub mod chain;
 pub mod codec;
+pub mod evidence;
 pub mod failpoint;
 pub mod ids;
+pub mod invoice;
 pub mod keys;
 #[cfg(feature = "logfmt")]
 pub mod logfmt;
@@ -15,6 +19,7 @@ pub mod meter;
 pub mod money;
 pub mod odometer;
 pub mod packing;
+pub mod pattern;
 pub mod period;
 pub mod price;
 pub mod rating;

@@ -2,7 +2,7 @@
 //!
 //! Owns the sealed bytes of a segment (`PROTOCOL.md`, "Sealed segment"; these bytes last) and the one
 //! way to a [`VerifiedSegment`]. A segment's hash is the root of a BLAKE3 Merkle tree over a header
-//! leaf and one salted leaf per block, so that one block can be shown beside the header without
+//! leaf and one salted leaf for each block, so that one block can be shown beside the header without
 //! revealing the others, nor letting anyone guess them.
 
 use bincode::{Decode, Encode};
@@ -129,7 +129,7 @@ pub fn seal(
     check_consistent(&header, &blocks)?;
     let header_bytes = codec::encode(&header);
     let blocks: Vec<Vec<u8>> = blocks.iter().map(|block| block.encode(from)).collect();
-    let hash = merkle::root(&leaves(&header_bytes, &seed, &blocks));
+    let hash = root(&header_bytes, &leaves(&seed, &blocks));
     let signature = key.sign(DOMAIN, hash.as_bytes());
     let envelope = Envelope {
         format: FORMAT,
@@ -152,16 +152,19 @@ pub fn seal(
     })
 }
 
-fn leaves(header: &[u8], seed: &[u8; 32], blocks: &[Vec<u8>]) -> Vec<Hash> {
-    let salted = (0u64..)
+fn leaves(seed: &[u8; 32], blocks: &[Vec<u8>]) -> Vec<Hash> {
+    (0u64..)
         .zip(blocks)
-        .map(|(index, block)| merkle::block_leaf(&merkle::salt(seed, index), block));
-    std::iter::once(merkle::header_leaf(header))
-        .chain(salted)
+        .map(|(index, block)| merkle::block_leaf(&merkle::salt(seed, index), block))
         .collect()
 }
 
-fn check_header(header: &Header) -> Result<(), SealError> {
+fn root(header: &[u8], leaves: &[Hash]) -> Hash {
+    let blocks = (!leaves.is_empty()).then(|| merkle::root(leaves));
+    merkle::segment(&merkle::header_leaf(header), blocks.as_ref())
+}
+
+pub(crate) fn check_header(header: &Header) -> Result<(), SealError> {
     let wrong = |why| Err(SealError::Inconsistent(why));
     if header.covered_through <= header.from {
         return wrong("it covers no time: covered_through is not after from");
@@ -187,6 +190,10 @@ fn check_consistent(header: &Header, blocks: &[Block]) -> Result<(), SealError> 
             "blocks are not sorted by workload, each workload once",
         ));
     }
+    check_inside(header, blocks)
+}
+
+fn check_inside(header: &Header, blocks: &[Block]) -> Result<(), SealError> {
     let inside = |block: &Block| {
         block.runs().iter().all(|run| {
             let shape = block.shape(run);
@@ -228,7 +235,7 @@ impl SealedSegment {
                 "the header commits to another salt seed",
             ));
         }
-        let hash = merkle::root(&leaves(&envelope.header, &envelope.seed, &envelope.blocks));
+        let hash = root(&envelope.header, &leaves(&envelope.seed, &envelope.blocks));
         let Envelope {
             seed,
             blocks,
@@ -276,8 +283,7 @@ impl SealedSegment {
             });
         }
         let key = keys.key_at(header.stream, header.seq);
-        key.verify(DOMAIN, self.hash.as_bytes(), &self.signature)
-            .map_err(|_| SealError::Signature { key })?;
+        check_signature(&self.hash, &self.signature, key)?;
         let blocks = self.decode_blocks()?;
         check_consistent(header, &blocks)?;
         Ok(VerifiedSegment {
@@ -312,19 +318,51 @@ impl SealedSegment {
     /// revealing any other block. `None` when there is no such block.
     #[must_use]
     pub fn prove(&self, index: usize) -> Option<BlockProof> {
-        let block = self.blocks.get(index)?.clone();
-        let header = codec::encode(&self.header);
-        let leaves = leaves(&header, &self.seed, &self.blocks);
+        let shown = self.show(index)?;
         Some(BlockProof {
-            index: u32::try_from(index).ok()?,
-            salt: merkle::salt(&self.seed, index as u64),
-            header_path: merkle::path(&leaves, 0),
-            block_path: merkle::path(&leaves, index + 1),
-            header,
-            block,
+            header: codec::encode(&self.header),
+            shown,
             signature: self.signature,
         })
     }
+
+    /// The block at `index` and its way to the root over the blocks. `None` when there is no such block.
+    #[must_use]
+    pub fn show(&self, index: usize) -> Option<ShownBlock> {
+        let block = self.blocks.get(index)?.clone();
+        Some(ShownBlock {
+            index: u32::try_from(index).ok()?,
+            block,
+            salt: merkle::salt(&self.seed, index as u64),
+            path: merkle::path(&leaves(&self.seed, &self.blocks), index),
+        })
+    }
+
+    /// The root over the blocks; none when there is no block.
+    #[must_use]
+    pub fn blocks_root(&self) -> Option<Hash> {
+        let leaves = leaves(&self.seed, &self.blocks);
+        (!leaves.is_empty()).then(|| merkle::root(&leaves))
+    }
+
+    /// The node's signature, which [`Self::verify`] checks.
+    #[must_use]
+    pub fn signature(&self) -> Signature {
+        self.signature
+    }
+}
+
+/// Checks the signature that a node puts under a segment with this hash.
+///
+/// # Errors
+/// When `key` did not sign it.
+pub fn check_signature(
+    hash: &Hash,
+    signature: &Signature,
+    key: PublicKey,
+) -> Result<(), SealError> {
+    key.verify(DOMAIN, hash.as_bytes(), signature)
+        .map_err(|_| SealError::Signature { key })
 }
 
 fn read_format(bytes: &[u8]) -> Result<u16, CodecError> {
@@ -365,15 +403,45 @@ impl VerifiedSegment {
     }
 }
 
+/// One block of a segment and its way to the root over all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ShownBlock {
+    index: u32,
+    block: Vec<u8>,
+    salt: [u8; 32],
+    path: Vec<Hash>,
+}
+
+impl ShownBlock {
+    /// Its place among the blocks, from 0.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The block, and the root that it leads to among the blocks of a segment with this header.
+    ///
+    /// # Errors
+    /// When it leads to none, is not canonical, or lies outside the segment's time.
+    pub fn open(&self, header: &Header) -> Result<(Block, Hash), SealError> {
+        let blocks = (header.leaves as usize).saturating_sub(1);
+        let leaf = merkle::block_leaf(&self.salt, &self.block);
+        let index = self.index as usize;
+        let root = merkle::root_from(leaf, index, blocks, &self.path).ok_or(
+            SealError::Inconsistent("the path of a shown block does not fit its place"),
+        )?;
+        let block = Block::decode(&self.block, header.from)
+            .map_err(|error| SealError::Block { index, error })?;
+        check_inside(header, std::slice::from_ref(&block))?;
+        Ok((block, root))
+    }
+}
+
 /// One block of a segment, shown without the others.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct BlockProof {
-    index: u32,
     header: Vec<u8>,
-    header_path: Vec<Hash>,
-    block: Vec<u8>,
-    salt: [u8; 32],
-    block_path: Vec<Hash>,
+    shown: ShownBlock,
     signature: Signature,
 }
 
@@ -394,27 +462,10 @@ impl BlockProof {
                 found: header.node,
             });
         }
-        let leaves = header.leaves as usize;
-        let place = self.index as usize + 1;
-        let hash = merkle::root_from(
-            merkle::header_leaf(&self.header),
-            0,
-            leaves,
-            &self.header_path,
-        );
-        let leaf = merkle::block_leaf(&self.salt, &self.block);
-        let same = merkle::root_from(leaf, place, leaves, &self.block_path);
-        let (Some(hash), true) = (hash, hash == same) else {
-            return Err(SealError::Inconsistent(
-                "header and block are not of one segment",
-            ));
-        };
+        let (block, blocks) = self.shown.open(&header)?;
+        let hash = merkle::segment(&merkle::header_leaf(&self.header), Some(&blocks));
         let key = keys.key_at(header.stream, header.seq);
-        key.verify(DOMAIN, hash.as_bytes(), &self.signature)
-            .map_err(|_| SealError::Signature { key })?;
-        let index = self.index as usize;
-        let block = Block::decode(&self.block, header.from)
-            .map_err(|error| SealError::Block { index, error })?;
+        check_signature(&hash, &self.signature, key)?;
         Ok((header, block, hash))
     }
 }

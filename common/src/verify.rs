@@ -18,6 +18,8 @@ use crate::segment::Purpose;
 use crate::time::{Micros, Timestamp};
 use crate::wire::{FrameDecoder, FrameError, Message};
 
+pub mod evidence;
+
 /// What one register was found to have measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RegisterTotal {

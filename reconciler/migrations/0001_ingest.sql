@@ -207,6 +207,7 @@ CREATE TABLE audit (
     action   TEXT   NOT NULL,
     subject  TEXT   NOT NULL,
     detail   TEXT   NOT NULL,
+    salt     BLOB   NOT NULL, -- random: hides the content from who is shown its hash alone
     previous BLOB   NOT NULL,
     hash     BLOB   NOT NULL
 );

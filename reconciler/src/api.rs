@@ -119,6 +119,11 @@ fn guarded() -> Vec<Operation> {
         (read.clone(), "/v1/invoices", get(invoices::list)),
         (write, "/v1/invoices", post(invoices::issue)),
         (read.clone(), "/v1/invoices/{number}", get(invoices::show)),
+        (
+            read.clone(),
+            "/v1/invoices/{number}/evidence",
+            get(invoices::evidence),
+        ),
         (read, "/v1/audit", get(audit::list)),
     ]
 }

@@ -1,20 +1,19 @@
 //! The audit log (I12): what persons and rules changed, appended to and never changed.
 //!
 //! Each entry is hashed together with the hash of the entry before it, so that a changed, removed or
-//! inserted entry breaks the chain from there on. That the *latest* entries were cut off shows only to
-//! somebody who kept a [`Checkpoint`]. An entry belongs into the transaction of the change it tells of.
+//! inserted entry breaks the chain from there on ([`tallystick_common::audit`] says how). That the *latest*
+//! entries were cut off shows only to somebody who kept a [`Checkpoint`]. An entry belongs into the
+//! transaction of the change it tells of.
 
 use serde::Serialize;
-use tallystick_common::codec;
+use tallystick_common::audit::AuditContent;
+pub use tallystick_common::audit::Checkpoint;
 use tallystick_common::ids::Hash;
 use tallystick_common::time::Timestamp;
 
 use crate::store::column::{bytes, instant, unsigned};
 use crate::store::sql::{self, Row};
 use crate::store::{Connection, StoreError};
-
-/// Keeps these hashes apart from all others.
-const DOMAIN: &str = "tallystick 2026 audit entry";
 
 /// What is to be noted.
 #[derive(Debug, Clone)]
@@ -46,19 +45,12 @@ pub struct Entry {
     pub subject: String,
     /// More: the JSON text as hashed.
     pub detail: String,
+    /// Random: hides the content from who is shown its hash alone.
+    pub salt: Hash,
     /// The hash of the entry before, zero for the first.
     pub previous: Hash,
     /// Its hash.
     pub hash: Hash,
-}
-
-/// Where the log stands: what an outsider keeps to prove later that nothing before it changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Checkpoint {
-    /// Number of entries.
-    pub entries: u64,
-    /// The hash of the last one, zero when there is none.
-    pub head: Hash,
 }
 
 /// What [`verify`] found.
@@ -76,17 +68,25 @@ pub enum Verification {
 }
 
 impl Entry {
+    /// What it says, as it is hashed.
+    #[must_use]
+    pub fn content(&self) -> AuditContent {
+        AuditContent {
+            salt: self.salt.0,
+            at: self.at,
+            actor: self.actor.clone(),
+            action: self.action.clone(),
+            subject: self.subject.clone(),
+            detail: self.detail.clone(),
+        }
+    }
+
     fn computed_hash(&self) -> Hash {
-        let content = codec::encode(&(
-            self.seq,
-            self.at,
-            &self.actor,
-            &self.action,
-            &self.subject,
-            &self.detail,
-            self.previous,
-        ));
-        Hash(blake3::derive_key(DOMAIN, &content))
+        let before = Checkpoint {
+            entries: self.seq.saturating_sub(1),
+            head: self.previous,
+        };
+        before.then(&self.content().hash()).head
     }
 
     fn flaw(&self, before: Checkpoint) -> Option<&'static str> {
@@ -102,11 +102,12 @@ impl Entry {
     }
 }
 
-/// Appends an entry. Only one writer at a time gets to it: the transaction must be one that writes.
+/// Appends an entry. Only one writer at a time gets to it.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn append(conn: &mut Connection, note: &Note<'_>) -> Result<Entry, StoreError> {
+    crate::store::take_turn(conn).await?;
     let before = head(conn).await?;
     let mut entry = Entry {
         seq: before.entries + 1,
@@ -115,13 +116,14 @@ pub async fn append(conn: &mut Connection, note: &Note<'_>) -> Result<Entry, Sto
         action: note.action.to_owned(),
         subject: note.subject.to_owned(),
         detail: note.detail.to_string(),
+        salt: salt()?,
         previous: before.head,
         hash: Hash::ZERO,
     };
     entry.hash = entry.computed_hash();
     sql::query(
-        "INSERT INTO audit (seq, at, actor, action, subject, detail, previous, hash) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO audit (seq, at, actor, action, subject, detail, salt, previous, hash) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(crate::store::column::number(entry.seq, "an audit entry")?)
     .bind(entry.at.as_i64())
@@ -129,11 +131,36 @@ pub async fn append(conn: &mut Connection, note: &Note<'_>) -> Result<Entry, Sto
     .bind(&entry.action)
     .bind(&entry.subject)
     .bind(&entry.detail)
+    .bind(entry.salt.0.to_vec())
     .bind(entry.previous.0.to_vec())
     .bind(entry.hash.0.to_vec())
     .execute(conn)
     .await?;
     Ok(entry)
+}
+
+fn salt() -> Result<Hash, StoreError> {
+    let mut salt = Hash::ZERO;
+    getrandom::fill(&mut salt.0).map_err(|error| StoreError::Random(error.to_string()))?;
+    Ok(salt)
+}
+
+/// The entry that tells of a change to a subject, the first if there are several.
+///
+/// # Errors
+/// When the database fails or the row is damaged.
+pub async fn entry_of(
+    conn: &mut Connection,
+    action: &str,
+    subject: &str,
+) -> Result<Option<Entry>, StoreError> {
+    let query = "SELECT * FROM audit WHERE action = $1 AND subject = $2 ORDER BY seq LIMIT 1";
+    let row = sql::query(query)
+        .bind(action)
+        .bind(subject)
+        .fetch_optional(conn)
+        .await?;
+    row.as_ref().map(read).transpose()
 }
 
 /// Where the log stands.
@@ -145,10 +172,7 @@ pub async fn head(conn: &mut Connection) -> Result<Checkpoint, StoreError> {
         .fetch_optional(conn)
         .await?;
     let Some(row) = last else {
-        return Ok(Checkpoint {
-            entries: 0,
-            head: Hash::ZERO,
-        });
+        return Ok(Checkpoint::NONE);
     };
     Ok(Checkpoint {
         entries: unsigned(&row, "seq", "audit.seq")?,
@@ -192,10 +216,7 @@ pub async fn passes(conn: &mut Connection, kept: Checkpoint) -> Result<bool, Sto
 /// When the database fails or a row is damaged.
 pub async fn verify(conn: &mut Connection) -> Result<Verification, StoreError> {
     const PAGE: u32 = 1000;
-    let mut before = Checkpoint {
-        entries: 0,
-        head: Hash::ZERO,
-    };
+    let mut before = Checkpoint::NONE;
     loop {
         let page = entries(conn, before.entries, PAGE).await?;
         if page.is_empty() {
@@ -224,6 +245,7 @@ fn read(row: &Row) -> Result<Entry, StoreError> {
         action: row.try_get("action")?,
         subject: row.try_get("subject")?,
         detail: row.try_get("detail")?,
+        salt: Hash(bytes(row, "salt", "audit.salt")?),
         previous: Hash(bytes(row, "previous", "audit.previous")?),
         hash: Hash(bytes(row, "hash", "audit.hash")?),
     })
@@ -269,7 +291,7 @@ mod tests {
         let mut tx = store.write().await.unwrap();
         assert_eq!(
             sql::query(damage)
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await
                 .unwrap()
                 .rows_affected(),
@@ -285,6 +307,7 @@ mod tests {
                 "UPDATE audit SET actor = 'cli:eve' WHERE seq = 3",
                 "UPDATE audit SET detail = '{}' WHERE seq = 3",
                 "UPDATE audit SET at = 77 WHERE seq = 3",
+                "UPDATE audit SET salt = previous WHERE seq = 3",
             ] {
                 let found = after(engine, damage).await;
                 let expected = matches!(found, Verification::Broken { seq: 3, .. });
@@ -311,7 +334,7 @@ mod tests {
             let mut tx = store.write().await.unwrap();
             let kept = head(&mut tx).await.unwrap();
             sql::query("DELETE FROM audit WHERE seq = 5")
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await
                 .unwrap();
             assert_ne!(verify(&mut tx).await.unwrap(), Verification::Whole(kept));
@@ -324,11 +347,7 @@ mod tests {
         for engine in ENGINES {
             let (_folder, store) = log_of(engine, 5).await;
             let mut tx = store.read().await.unwrap();
-            let none = Checkpoint {
-                entries: 0,
-                head: Hash::ZERO,
-            };
-            assert!(passes(&mut tx, none).await.unwrap());
+            assert!(passes(&mut tx, Checkpoint::NONE).await.unwrap());
             for entry in entries(&mut tx, 0, 10).await.unwrap() {
                 let kept = Checkpoint {
                     entries: entry.seq,

@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tallystick_common::authority::AuthorityRecord;
 use tallystick_common::ids::{Hash, NodeId};
 use tallystick_common::keys::{
     EnrolmentRecord, PublicKey, ReceiptKeyCertificate, SecretKey, Signed, Statement,
@@ -304,6 +305,26 @@ impl Authority {
             receipt_keys: self.receipt_certificates(),
             addresses: addresses.to_vec(),
         }
+    }
+
+    /// Every authority there was, the oldest first, with its word for the next and for the receipt key.
+    #[must_use]
+    pub fn records(&self) -> Vec<AuthorityRecord> {
+        let held = self.held();
+        let present = AuthorityRecord {
+            certificate: held.issuer.certificate().to_vec(),
+            receipt_key: held.receipt_certificate.clone(),
+            succession: None,
+            retirement: None,
+        };
+        let earlier = held.earlier.iter().map(Earlier::record);
+        earlier.chain([present]).collect()
+    }
+
+    /// The present CA's word for [`Self::receipt_key`].
+    #[must_use]
+    pub fn receipt_certificate(&self) -> Signed<ReceiptKeyCertificate> {
+        self.held().receipt_certificate.clone()
     }
 
     /// The CA's word that a node is enrolled.

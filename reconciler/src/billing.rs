@@ -5,12 +5,12 @@
 //! digests of every document used; showing an issued invoice reads those bytes and computes nothing.
 //! Rating itself is [`tallystick_common::statement`]; this module brings it its input.
 
-pub mod document;
 pub mod draft;
 pub mod issue;
 pub mod registers;
 pub mod usage;
 
+pub use tallystick_common::invoice as document;
 use tallystick_common::money::MoneyError;
 use tallystick_common::period::{Period, PeriodError};
 use tallystick_common::statement::StatementError;
@@ -19,6 +19,7 @@ use tallystick_common::time::Timestamp;
 use crate::catalog::CatalogError;
 use crate::catalog::change::ChangeError;
 use crate::store::StoreError;
+use crate::store::again::Passing;
 
 pub use document::{InvoiceDocument, Outstanding};
 pub use draft::{Draft, draft};
@@ -81,6 +82,16 @@ pub enum BillingError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl Passing for BillingError {
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_passing(),
+            Self::Change(error) => error.is_passing(),
+            _ => false,
+        }
+    }
 }
 
 impl From<ChangeError> for BillingError {

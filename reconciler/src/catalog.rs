@@ -6,15 +6,15 @@
 pub mod account;
 pub mod assignment;
 pub mod change;
-pub mod pattern;
 pub mod settings;
 pub mod subscription;
 
+pub use tallystick_common::pattern;
 use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 
 pub use account::{Account, AccountId};
 pub use assignment::{Assignment, Assignments};
-pub use pattern::Pattern;
+pub use pattern::{Pattern, PatternError};
 pub use subscription::{Subscription, SubscriptionSpan};
 
 /// Why a change to the catalog is refused.
@@ -81,6 +81,16 @@ pub enum CatalogError {
         /// Where to look.
         hint: &'static str,
     },
+}
+
+impl From<PatternError> for CatalogError {
+    fn from(error: PatternError) -> Self {
+        Self::Invalid {
+            what: error.what,
+            value: error.value,
+            why: error.why.to_owned(),
+        }
+    }
 }
 
 /// Refuses an effective instant that is not on a quarter-hour.

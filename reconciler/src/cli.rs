@@ -22,6 +22,7 @@ mod api_token;
 mod assign;
 mod audit;
 mod authority;
+mod evidence;
 mod init;
 mod instant;
 mod invoice;
@@ -31,6 +32,7 @@ mod output;
 mod plan;
 mod rollup;
 mod serve;
+mod store;
 mod subscribe;
 #[cfg(test)]
 mod tests;
@@ -141,6 +143,8 @@ enum Command {
     Subscribe(subscribe::Subscribe),
     #[command(subcommand)]
     Invoice(invoice::InvoiceCommand),
+    #[command(subcommand)]
+    Evidence(evidence::EvidenceCommand),
     Usage(usage::Usage),
     #[command(subcommand)]
     Rollup(rollup::RollupCommand),
@@ -152,6 +156,8 @@ enum Command {
     Audit(audit::AuditCommand),
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
+    #[command(subcommand)]
+    Store(store::StoreCommand),
 }
 
 /// What commands work with.
@@ -208,12 +214,14 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Plan(command) => command.run(session).await,
         Command::Subscribe(command) => command.run(session).await,
         Command::Invoice(command) => command.run(session).await,
+        Command::Evidence(command) => command.run(session).await,
         Command::Usage(command) => command.run(session).await,
         Command::Rollup(command) => command.run(session).await,
         Command::ApiToken(command) => command.run(session).await,
         Command::LoginLink(command) => command.run(session).await,
         Command::Audit(command) => command.run(session).await,
         Command::Authority(command) => command.run(session).await,
+        Command::Store(command) => command.run(session).await,
     }
 }
 

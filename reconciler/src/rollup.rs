@@ -12,8 +12,12 @@ use std::time::Duration;
 
 use tallystick_common::failpoint;
 use tallystick_common::ids::Seq;
+use tallystick_common::time::{Micros, SECOND_US, Timestamp};
 use tokio::sync::{Notify, watch};
 
+use crate::clock;
+use crate::store::again::again;
+use crate::store::owners::Replica;
 use crate::store::streams::{self, StoredSegment, Stream};
 use crate::store::{Store, StoreError, rollups};
 
@@ -29,6 +33,9 @@ const PAGE: usize = 1024;
 const ROWS: usize = 16_384;
 /// How long segments may wait for their rollups.
 const PERIOD: Duration = Duration::from_secs(2);
+/// Whose process was silent for so long has its rollups made by others. Both making them costs time, not
+/// truth: positions are compared and set.
+const SILENCE: Micros = Micros(15 * SECOND_US);
 
 /// What the next segments of one stream come to.
 #[derive(Debug)]
@@ -41,11 +48,16 @@ pub struct Advance {
     pub cells: Cells,
 }
 
-/// Lets rollups follow the streams until `stop` holds true, and once more after it.
-pub async fn follow(store: Store, committed: Arc<Notify>, mut stop: watch::Receiver<bool>) {
+/// Lets rollups follow the streams of a process until `stop` holds true, and once more after it.
+pub async fn follow(
+    store: Store,
+    replica: Replica,
+    committed: Arc<Notify>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         let stopping = *stop.borrow();
-        if let Err(error) = catch_up(&store).await {
+        if let Err(error) = catch_up_of(&store, replica).await {
             tracing::error!(%error, "rollups could not follow; they try again");
             // What failed is still to be done, whether or not another segment comes.
             committed.notify_one();
@@ -71,9 +83,26 @@ pub async fn follow(store: Store, committed: Arc<Notify>, mut stop: watch::Recei
 /// # Errors
 /// When the database fails; what was done stays done.
 pub async fn catch_up(store: &Store) -> Result<(), StoreError> {
+    follow_once(store, None).await
+}
+
+/// The same of the streams that a process owns and of those that nobody takes care of. Where a store is no
+/// server, that is all of them.
+///
+/// # Errors
+/// As [`catch_up`].
+pub async fn catch_up_of(store: &Store, replica: Replica) -> Result<(), StoreError> {
+    if !store.is_shared() {
+        return catch_up(store).await;
+    }
+    let silent = clock::now().saturating_sub(SILENCE);
+    follow_once(store, Some((replica, silent))).await
+}
+
+async fn follow_once(store: &Store, of: Option<(Replica, Timestamp)>) -> Result<(), StoreError> {
     let mut behind = {
         let mut tx = store.read().await?;
-        VecDeque::from(streams::behind(&mut tx).await?)
+        VecDeque::from(streams::behind(&mut tx, of).await?)
     };
     while !behind.is_empty() {
         let pages = read(store, &mut behind, PAGE).await?;
@@ -161,11 +190,11 @@ fn groups(advances: &[Advance]) -> impl Iterator<Item = &[Advance]> {
 /// One transaction, or one for each stream when another writer has moved one of them: those that were
 /// not moved still advance.
 async fn write(store: &Store, group: &[Advance]) -> Result<(), StoreError> {
-    if try_write(store, group).await? || group.len() == 1 {
+    if again!(try_write(store, group))? || group.len() == 1 {
         return Ok(());
     }
     for advance in group {
-        try_write(store, std::slice::from_ref(advance)).await?;
+        again!(try_write(store, std::slice::from_ref(advance)))?;
     }
     Ok(())
 }
@@ -173,11 +202,12 @@ async fn write(store: &Store, group: &[Advance]) -> Result<(), StoreError> {
 /// `false`, and nothing has happened, when another writer has moved one of the streams.
 async fn try_write(store: &Store, group: &[Advance]) -> Result<bool, StoreError> {
     failpoint!("reconciler.rollup.before");
-    let mut tx = store.write().await?;
+    let mut tx = store.ingest().await?;
+    rollups::add(&mut tx, group).await?;
+    // Last, because commit waits for whoever holds the row of its stream.
     if !streams::roll(&mut tx, group).await? {
         return Ok(false);
     }
-    rollups::add(&mut tx, group).await?;
     failpoint!("reconciler.rollup.written");
     tx.commit().await?;
     failpoint!("reconciler.rollup.done");
@@ -214,7 +244,7 @@ mod tests {
 
     async fn behind(store: &Store) -> VecDeque<Stream> {
         let mut tx = store.read().await.unwrap();
-        VecDeque::from(streams::behind(&mut tx).await.unwrap())
+        VecDeque::from(streams::behind(&mut tx, None).await.unwrap())
     }
 
     /// CPU time in the rollups, and how many streams are behind.
@@ -225,7 +255,7 @@ mod tests {
             "SELECT CAST(COALESCE(SUM(quantity0), 0) AS BIGINT) FROM rollups WHERE meter = $1";
         let sum = sql::query_scalar(query)
             .bind(i64::from(tallystick_common::meter::Meter::CPU_TIME.code()))
-            .fetch_one(&mut *tx)
+            .fetch_one(&mut tx)
             .await
             .unwrap();
         (sum, left)
@@ -289,7 +319,7 @@ mod tests {
             assert_eq!(held(&store).await, (1000, 0));
             let mut tx = store.read().await.unwrap();
             let query = "SELECT w.name FROM rollups r JOIN workloads w ON w.id = r.workload WHERE r.quantity0 = 1000";
-            let name: String = sql::query_scalar(query).fetch_one(&mut *tx).await.unwrap();
+            let name: String = sql::query_scalar(query).fetch_one(&mut tx).await.unwrap();
             assert_eq!(name, "cgroup/web");
         }
     }

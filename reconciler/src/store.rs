@@ -15,12 +15,15 @@
 //! wait for writers.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use sqlx::postgres::{PgPool, Postgres};
+use sqlx::postgres::Postgres;
 use sqlx::sqlite::{Sqlite, SqlitePool};
 use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
 
+pub mod again;
 pub mod auth;
 pub mod billing;
 mod bulk;
@@ -31,7 +34,9 @@ pub mod enrolment;
 pub mod inspect;
 mod location;
 mod migrate;
+pub mod moving;
 pub mod nodes;
+pub mod owners;
 mod postgres;
 pub mod readings;
 pub mod refusals;
@@ -45,6 +50,7 @@ pub(crate) mod testing;
 
 pub use location::{BadLocation, Location, Server};
 pub use migrate::SCHEMA_VERSION;
+use owners::Replica;
 
 /// A transaction of the store: dropped without `commit`, it never happened.
 #[derive(Debug)]
@@ -103,9 +109,23 @@ pub enum StoreError {
         /// What failed.
         source: std::io::Error,
     },
-    /// No random bytes.
-    #[error("draw a store epoch: {0}")]
+    /// The system gave no random bytes.
+    #[error("draw random bytes: {0}")]
     Random(String),
+    /// The server does not let us in, or is not there.
+    #[error(
+        "connect to store {store}: {source}; see that the server runs and lets this user in, or correct `store` in \
+         reconciler.toml (or --store)"
+    )]
+    Connect {
+        /// The store.
+        store: Location,
+        /// What failed.
+        source: sqlx::Error,
+    },
+    /// Another process moved what was remembered here.
+    #[error("another process moved on what this one remembered; it is read again")]
+    Moved,
     /// A number that no column holds.
     #[error("write {what} to the store: {value} is too large")]
     TooLarge {
@@ -142,6 +162,8 @@ impl StoreError {
 pub struct Store {
     pools: Pools,
     epoch: StoreEpoch,
+    /// The number of the next replica; numbers begin at a random one.
+    replicas: Arc<AtomicI64>,
 }
 
 #[derive(Debug, Clone)]
@@ -150,16 +172,16 @@ enum Pools {
         writer: SqlitePool,
         readers: SqlitePool,
     },
-    Postgres {
-        writers: PgPool,
-        readers: PgPool,
-    },
+    Postgres(postgres::Pools),
 }
 
 /// Writers take turns as they do on SQLite, and the turn is theirs before they see anything: LOCK TABLE
 /// comes before the first statement fixes what a transaction sees.
 const WRITE: &str =
     "BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE meta IN SHARE ROW EXCLUSIVE MODE";
+/// Ingest does not take turns with others: what it writes is guarded by who owns a node, by compare-and-set
+/// and by [`take_turn`], each statement seeing what was committed before it.
+const INGEST: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 impl Store {
@@ -192,7 +214,7 @@ impl Store {
             return Err(StoreError::Absent { store });
         }
         // An existing store keeps its epoch; this one is used only if a crash left it empty.
-        Self::open_or_create(store, drawn_epoch()?, Timestamp::EPOCH).await
+        Self::open_or_create(store, StoreEpoch(random()?), Timestamp::EPOCH).await
     }
 
     /// Whether there is a store, finished or not.
@@ -221,12 +243,15 @@ impl Store {
                 let (writer, readers) = sqlite::open(&path).await?;
                 Pools::Sqlite { writer, readers }
             }
-            Location::Server(server) => {
-                let (writers, readers) = postgres::open(&server).await?;
-                Pools::Postgres { writers, readers }
-            }
+            Location::Server(server) => Pools::Postgres(postgres::open(&server).await?),
         };
-        let mut store = Self { pools, epoch };
+        let first = i64::from_be_bytes(random()?) >> 2 & i64::MAX;
+        let replicas = Arc::new(AtomicI64::new(first));
+        let mut store = Self {
+            pools,
+            epoch,
+            replicas,
+        };
         store.epoch = settle_epoch(&store, epoch, now).await?;
         Ok(store)
     }
@@ -247,10 +272,35 @@ impl Store {
             Pools::Sqlite { writer, .. } => {
                 Connection::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
             }
-            Pools::Postgres { writers, .. } => {
-                Connection::Postgres(writers.begin_with(WRITE).await?)
-            }
+            Pools::Postgres(pools) => Connection::Postgres(pools.writers.begin_with(WRITE).await?),
         }))
+    }
+
+    /// Begins a transaction of ingest or rollups. On a file it takes its turn like all writers; on a server it
+    /// runs beside others and must guard what it writes itself.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn ingest(&self) -> Result<Tx, StoreError> {
+        match &self.pools {
+            Pools::Sqlite { .. } => self.write().await,
+            Pools::Postgres(pools) => {
+                let tx = pools.ingest.begin_with(INGEST).await?;
+                Ok(Tx(Connection::Postgres(tx)))
+            }
+        }
+    }
+
+    /// A number for somebody new who admits segments here.
+    #[must_use]
+    pub fn new_replica(&self) -> Replica {
+        Replica(self.replicas.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether other machines may work on it, too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.pools, Pools::Postgres(_))
     }
 
     /// Begins a transaction that only reads: all its statements see one state of the store.
@@ -260,9 +310,7 @@ impl Store {
     pub async fn read(&self) -> Result<Tx, StoreError> {
         Ok(Tx(match &self.pools {
             Pools::Sqlite { readers, .. } => Connection::Sqlite(readers.begin().await?),
-            Pools::Postgres { readers, .. } => {
-                Connection::Postgres(readers.begin_with(READ).await?)
-            }
+            Pools::Postgres(pools) => Connection::Postgres(pools.readers.begin_with(READ).await?),
         }))
     }
 
@@ -273,12 +321,32 @@ impl Store {
                 readers.close().await;
                 writer.close().await;
             }
-            Pools::Postgres { writers, readers } => {
-                readers.close().await;
-                writers.close().await;
-            }
+            Pools::Postgres(pools) => pools.close().await,
         }
     }
+
+    /// Warns, for whoever serves, of a server that does not keep what it says it keeps.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn warn_of_weakness(&self) -> Result<(), StoreError> {
+        match &self.pools {
+            Pools::Sqlite { .. } => Ok(()),
+            Pools::Postgres(pools) => postgres::warn_of_fsync(&pools.readers).await,
+        }
+    }
+}
+
+/// Waits until no other transaction draws numbers or appends to a chain, and keeps others from it until
+/// this one ends. On a file every writer has its turn already.
+pub(crate) async fn take_turn(conn: &mut Connection) -> Result<(), StoreError> {
+    /// Any number will do; this is `tally` in ASCII.
+    const TURN: i64 = 0x0074_616c_6c79;
+    if let Connection::Postgres(_) = conn {
+        let query = sql::query("SELECT pg_advisory_xact_lock($1)").bind(TURN);
+        query.execute(conn).await?;
+    }
+    Ok(())
 }
 
 impl Tx {
@@ -308,10 +376,10 @@ impl std::ops::DerefMut for Tx {
     }
 }
 
-fn drawn_epoch() -> Result<StoreEpoch, StoreError> {
-    let mut bytes = [0; StoreEpoch::LEN];
+fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| StoreError::Random(error.to_string()))?;
-    Ok(StoreEpoch(bytes))
+    Ok(bytes)
 }
 
 async fn settle_epoch(

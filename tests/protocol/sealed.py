@@ -18,9 +18,8 @@ HEADER = Struct(
     purpose=Enum("readings", ("rotate_key", KEY), "final"), gaps=Seq(GAP), salt_commitment=HASH, leaves=U32,
 )  # fmt: skip
 SEGMENT = Struct(format=U16, header=BYTES, seed=KEY, blocks=Seq(BYTES), signature=SIGNATURE)
-PROOF = Struct(
-    index=U32, header=BYTES, header_path=Seq(HASH), block=BYTES, salt=KEY, block_path=Seq(HASH), signature=SIGNATURE,
-)  # fmt: skip
+SHOWN = Struct(index=U32, block=BYTES, salt=KEY, path=Seq(HASH))
+PROOF = Struct(header=BYTES, shown=SHOWN, signature=SIGNATURE)
 
 
 def keyed(key, message):
@@ -96,24 +95,29 @@ class Segment:
         self.blocks = [columns.unpack(block, self.header["from"]) for block in self.block_bytes]
         names = [block.workload.encode() for block in self.blocks]
         need(all(a < b for a, b in zip(names, names[1:])), "workloads are not in order, each once")
-        self.leaves = leaves(self.header_bytes, self.seed, self.block_bytes)
-        self.hash = root(self.leaves)
+        self.leaves = leaves(self.seed, self.block_bytes)
+        self.hash = segment_root(self.header_bytes, self.leaves)
 
     def verify(self, key):
         keys.verify(key, DOMAIN, self.hash, self.signature)
 
     def prove(self, index):
         """The proof of the block at `index`."""
-        return {
-            "index": index, "header": self.header_bytes, "header_path": path(self.leaves, 0),
-            "block": self.block_bytes[index], "salt": salt(self.seed, index),
-            "block_path": path(self.leaves, index + 1), "signature": self.signature,
+        shown = {
+            "index": index, "block": self.block_bytes[index], "salt": salt(self.seed, index),
+            "path": path(self.leaves, index),
         }  # fmt: skip
+        return {"header": self.header_bytes, "shown": shown, "signature": self.signature}
 
 
-def leaves(header, seed, blocks):
-    salted = [block_leaf(salt(seed, index), block) for index, block in enumerate(blocks)]
-    return [header_leaf(header), *salted]
+def leaves(seed, blocks):
+    return [block_leaf(salt(seed, index), block) for index, block in enumerate(blocks)]
+
+
+def segment_root(header, block_leaves):
+    """The header's leaf beside the root over the blocks; the leaf alone when there is none."""
+    leaf = header_leaf(header)
+    return join(leaf, root(block_leaves)) if block_leaves else leaf
 
 
 def read_header(data):
@@ -135,7 +139,7 @@ def seal(key, header, blocks, seed, widen=None, reorder=list):
     packed = [writer.part(lambda w, block=block: columns.put(w, block, header["from"])) for block in ordered]
     full = header | {"salt_commitment": commitment(seed), "leaves": len(packed) + 1}
     sealed = {"format": 1, "header": writer.part(lambda w: HEADER.write(w, full)), "seed": seed, "blocks": packed}
-    hashed = root(leaves(sealed["header"], seed, packed))
+    hashed = segment_root(sealed["header"], leaves(seed, packed))
     SEGMENT.write(writer, sealed | {"signature": keys.sign(key, DOMAIN, hashed)})
     return writer.bytes()
 
@@ -143,13 +147,9 @@ def seal(key, header, blocks, seed, widen=None, reorder=list):
 def verify_proof(data, key):
     """The header and the block that a proof shows, once its signature holds."""
     proof = decode(PROOF, data)
-    header = read_header(proof["header"])
-    count = header["leaves"]
-    need(proof["index"] + 1 < count, "there is no such block")
-    roots = {
-        climb(header_leaf(proof["header"]), 0, count, proof["header_path"]),
-        climb(block_leaf(proof["salt"], proof["block"]), proof["index"] + 1, count, proof["block_path"]),
-    }
-    need(len(roots) == 1, "the paths lead to different roots")
-    keys.verify(key, DOMAIN, roots.pop(), proof["signature"])
-    return header, columns.unpack(proof["block"], header["from"])
+    header, shown = read_header(proof["header"]), proof["shown"]
+    count = header["leaves"] - 1
+    need(shown["index"] < count, "there is no such block")
+    blocks = climb(block_leaf(shown["salt"], shown["block"]), shown["index"], count, shown["path"])
+    keys.verify(key, DOMAIN, join(header_leaf(proof["header"]), blocks), proof["signature"])
+    return header, columns.unpack(shown["block"], header["from"])

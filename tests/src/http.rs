@@ -94,6 +94,19 @@ impl Api {
         serde_json::from_str(&answer.body).with_context(|| format!("GET {path}: {}", answer.body))
     }
 
+    /// The bytes at `path`.
+    ///
+    /// # Errors
+    /// When it is not answered by 200.
+    pub fn bytes(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let request = Request::builder()
+            .uri(format!("{}{path}", self.base))
+            .header("Authorization", format!("Bearer {}", self.token));
+        let mut answer = self.agent.run(request.body(())?)?;
+        ensure!(answer.status() == 200, "GET {path}: {}", answer.status());
+        Ok(answer.body_mut().read_to_vec()?)
+    }
+
     /// `POST path`.
     ///
     /// # Errors

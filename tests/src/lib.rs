@@ -8,6 +8,7 @@ pub mod bench;
 pub mod browser;
 pub mod cgroup;
 pub mod draw;
+pub mod evidence;
 pub mod fixture;
 pub mod group;
 pub mod halves;

@@ -54,6 +54,7 @@ fn verify(folder: &Path, bytes: &[u8], chain: &Chain) -> (Output, serde_json::Va
     let file = folder.join("stream");
     std::fs::write(&file, bytes).unwrap();
     let output = Command::new(binary("tallystick-verify"))
+        .arg("stream")
         .arg(&file)
         .args([
             "--node",
@@ -127,6 +128,7 @@ fn the_first_difference_is_named() {
 fn a_call_that_cannot_be_used_is_told_apart_from_a_difference() {
     let output = Command::new(binary("tallystick-verify"))
         .args([
+            "stream",
             "/nonexistent",
             "--node",
             &NodeId([1; 16]).to_string(),

@@ -1,8 +1,9 @@
 //! The BLAKE3 Merkle tree over a segment's leaves.
 //!
-//! Shape as RFC 6962, section 2.1: a tree of n > 1 leaves splits after the largest power of two below
-//! n. Leaves, nodes, salts and the commitment are hashed under different keys, so none can pass for
-//! another.
+//! The header's leaf stands beside the root of the blocks' tree, so that a chain of headers can be shown
+//! with one hash for each segment's blocks. The blocks' tree has the shape of RFC 6962, section 2.1: a
+//! tree of n > 1 leaves splits after the largest power of two below n. Leaves, nodes, salts and the
+//! commitment are hashed under different keys, so none can pass for another.
 
 use crate::ids::Hash;
 
@@ -53,7 +54,13 @@ fn split(n: usize) -> usize {
     n.next_power_of_two() / 2
 }
 
-/// The root over `leaves` (all zero for none, which no segment has).
+/// A segment's hash: its header's leaf beside the root over its blocks, the leaf alone when it has none.
+#[must_use]
+pub fn segment(header: &Hash, blocks: Option<&Hash>) -> Hash {
+    blocks.map_or(*header, |blocks| node(header, blocks))
+}
+
+/// The root over `leaves` (all zero for none).
 #[must_use]
 pub fn root(leaves: &[Hash]) -> Hash {
     match leaves {

@@ -28,6 +28,8 @@ pub struct AuditEntry {
     pub subject: String,
     /// More: the JSON text as hashed.
     pub detail: String,
+    /// Random, hashed with it.
+    pub salt: String,
     /// The hash of the entry before, zeros for the first.
     pub previous: String,
     /// Its hash.
@@ -43,6 +45,7 @@ impl From<audit::Entry> for AuditEntry {
             action: entry.action,
             subject: entry.subject,
             detail: entry.detail,
+            salt: entry.salt.to_string(),
             previous: entry.previous.to_string(),
             hash: entry.hash.to_string(),
         }

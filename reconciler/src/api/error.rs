@@ -12,6 +12,7 @@ use crate::auth::AuthError;
 use crate::billing::BillingError;
 use crate::catalog::CatalogError;
 use crate::catalog::change::ChangeError;
+use crate::evidence::EvidenceError;
 use crate::store::StoreError;
 
 /// A problem document, `application/problem+json`.
@@ -194,6 +195,16 @@ impl From<BillingError> for Problem {
             BillingError::Discrepancies { .. } => Self::conflict("discrepancies", detail),
             BillingError::Statement { .. } => Self::conflict("statement", detail),
             BillingError::Money(_) => Self::internal(&detail),
+        }
+    }
+}
+
+impl From<EvidenceError> for Problem {
+    fn from(error: EvidenceError) -> Self {
+        match error {
+            EvidenceError::Unknown(_) => Self::not_found(error.to_string()),
+            EvidenceError::Changed { .. } => Self::conflict("evidence-changed", error.to_string()),
+            EvidenceError::Store(error) => error.into(),
         }
     }
 }

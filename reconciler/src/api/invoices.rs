@@ -17,6 +17,7 @@ use super::schema;
 use crate::billing::draft::{Which, draft as compute};
 use crate::billing::issue::{Issued, Order, issue as close};
 use crate::clock;
+use crate::evidence::{Export, export};
 use crate::store::{self, billing::InvoiceRow};
 
 /// Which period.
@@ -40,6 +41,16 @@ pub struct IssueInvoice {
     pub period: String,
     /// Closes the period although nodes are outstanding, for this reason, which the document names.
     pub accept_gaps: Option<String>,
+}
+
+/// How much evidence.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceParams {
+    /// Every block of the account's workloads, not only those that prove the readings at bounds.
+    #[serde(default)]
+    pub full: bool,
 }
 
 /// An issued invoice, in short.
@@ -179,4 +190,33 @@ pub(super) async fn show(
         (header::ETAG, format!("\"{}\"", row.digest)),
     ];
     Ok((headers, row.document).into_response())
+}
+
+/// Evidence of an issued invoice: one file, with which a third party computes it again
+/// (`tallystick-verify evidence FILE`).
+#[utoipa::path(get, path = "/v1/invoices/{number}/evidence", tag = "invoices",
+    params(("number" = String, Path, description = "TS-2026-000001"), EvidenceParams),
+    responses((status = 200, body = Vec<u8>, content_type = "application/vnd.tallystick.evidence"),
+        (status = 404, body = Problem)))]
+pub(super) async fn evidence(
+    State(app): State<App>,
+    Path(number): Path<String>,
+    Params(params): Params<EvidenceParams>,
+) -> Result<Response, Problem> {
+    let order = Export {
+        number: &number,
+        full: params.full,
+        epoch: app.store().epoch(),
+    };
+    let mut tx = app.store().read().await?;
+    let file = export(&mut tx, &app.services.authority, &order, clock::now()).await?;
+    let name = format!("attachment; filename=\"{number}.evidence\"");
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            "application/vnd.tallystick.evidence".to_owned(),
+        ),
+        (header::CONTENT_DISPOSITION, name),
+    ];
+    Ok((headers, file).into_response())
 }

@@ -23,7 +23,7 @@ use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
         catalog::assignments, catalog::assign,
         catalog::plans, catalog::apply_plan, catalog::check_plan, catalog::plan,
         catalog::subscriptions, catalog::subscribe,
-        invoices::draft, invoices::list, invoices::issue, invoices::show,
+        invoices::draft, invoices::list, invoices::issue, invoices::show, invoices::evidence,
         audit::list, document, health::healthz, health::readyz, crate::metrics::show,
     ),
     components(schemas(error::Problem)),

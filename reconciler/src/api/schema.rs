@@ -174,6 +174,9 @@ pub struct CutPosition {
     pub hash: String,
     #[schema(format = DateTime)]
     pub covered_through: String,
+    /// Segments since the period's beginning that are held and not counted; left out when there is none.
+    #[serde(default)]
+    pub quarantined: Vec<u64>,
 }
 
 /// BLAKE3 digests of what decided the amounts.

@@ -14,7 +14,7 @@ use super::error::Problem;
 use super::extract::Params;
 use super::page::{Page, PageParams};
 use crate::billing::usage::{AssignedUsage, assigned};
-use crate::catalog::{Pattern, quarter_hour};
+use crate::catalog::{CatalogError, Pattern, quarter_hour};
 use crate::clock;
 use crate::overview::{self, Chart, Overview, figures};
 
@@ -124,7 +124,7 @@ impl UsageParams {
     }
 
     pub(crate) fn filter(&self) -> Result<Filter<'_>, Problem> {
-        let pattern = |text: &String| Pattern::new("workload", text);
+        let pattern = |text: &String| Pattern::new("workload", text).map_err(CatalogError::from);
         let meter = |name: &String| {
             name.parse::<Meter>()
                 .map_err(|error| Problem::invalid(error.to_string()))

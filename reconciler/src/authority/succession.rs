@@ -15,6 +15,7 @@ use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
+use tallystick_common::authority::AuthorityRecord;
 use tallystick_common::ids::Hash;
 use tallystick_common::keys::{
     AuthorityRetirement, AuthoritySuccession, PublicKey, ReceiptKeyCertificate, Signed, Statement,
@@ -106,6 +107,16 @@ impl Earlier {
 
     pub(super) fn receipt_certificate(&self) -> Signed<ReceiptKeyCertificate> {
         self.receipt.clone()
+    }
+
+    /// All that it said, for evidence.
+    pub(super) fn record(&self) -> AuthorityRecord {
+        AuthorityRecord {
+            certificate: self.certificate.to_vec(),
+            receipt_key: self.receipt.clone(),
+            succession: Some(self.next.clone()),
+            retirement: self.retired.clone(),
+        }
     }
 
     pub(super) fn view(&self) -> EarlierAuthority {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tallystick_common::ids::{NodeId, WorkloadName};
+use tallystick_common::ids::{NodeId, Seq, WorkloadName};
 use tallystick_common::money::{Currency, RoundingMode};
 use tallystick_common::period::{Calendar, Month, Period, Zone};
 use tallystick_common::price::Plan;
@@ -97,18 +97,8 @@ impl Facts {
     /// Instants at which usage must be cut: it may change hands or plan there.
     fn cuts(&self, now: Timestamp) -> Vec<Timestamp> {
         let Period { from, to } = self.period;
-        let end = now.next_multiple(QUARTER_HOUR_US).min(to);
-        let mut cuts: BTreeSet<Timestamp> = self.rules.changes(from, end);
-        cuts.extend(
-            self.subscriptions
-                .iter()
-                .map(|held| held.from)
-                .filter(|at| *at > from && *at < end),
-        );
-        if end > from {
-            cuts.extend([from, end]);
-        }
-        cuts.into_iter().collect()
+        let to = now.next_multiple(QUARTER_HOUR_US).min(to);
+        cuts(&self.rules, &self.subscriptions, Period { from, to })
     }
 
     /// A node is awaited when the account's rules select it or it carried the account's workloads,
@@ -149,17 +139,28 @@ impl Facts {
         )
     }
 
-    fn cut(&self) -> Vec<CutPosition> {
-        let admitted = self.positions.iter().filter_map(|position| {
-            Some(CutPosition {
-                node: position.node,
-                stream: position.stream,
-                seq: position.seq?,
-                hash: position.head,
-                covered_through: position.covered_through,
-            })
-        });
-        admitted.collect()
+    /// Up to where the streams were counted of the nodes that the account may own workloads of.
+    async fn cut(&self, conn: &mut Connection) -> Result<Vec<CutPosition>, StoreError> {
+        let selected = self.selected();
+        let mut cut = Vec::new();
+        for stream in &self.streams {
+            let (Some(last), true) = (
+                stream.next.0.checked_sub(1),
+                selected.contains_key(&stream.node),
+            ) else {
+                continue;
+            };
+            let since = self.period.from;
+            cut.push(CutPosition {
+                node: stream.node,
+                stream: stream.stream,
+                seq: Seq(last),
+                hash: stream.head,
+                covered_through: stream.covered_through,
+                quarantined: store::readings::quarantined_after(conn, stream.row, since).await?,
+            });
+        }
+        Ok(cut)
     }
 
     /// Nodes of which the account may own workloads.
@@ -244,6 +245,21 @@ impl Facts {
     }
 }
 
+/// Instants at which usage of a span must be cut, its bounds among them: it may change hands or plan
+/// there.
+#[must_use]
+pub fn cuts(rules: &Assignments, subscriptions: &[Subscription], span: Period) -> Vec<Timestamp> {
+    let Period { from, to } = span;
+    if to <= from {
+        return Vec::new();
+    }
+    let mut cuts: BTreeSet<Timestamp> = rules.changes(from, to);
+    let begin = subscriptions.iter().map(|held| held.from);
+    cuts.extend(begin.filter(|at| *at > from && *at < to));
+    cuts.extend([from, to]);
+    cuts.into_iter().collect()
+}
+
 /// Computes the statement of an account as of now. All reads see one state of the store when `conn`
 /// is in a transaction.
 ///
@@ -274,7 +290,7 @@ pub async fn draft(
     let statement = statement(&facts, windows, usage, notes, seller)?;
     let digests = Digests {
         account: digest_of(&facts.account),
-        assignments: digest_of(&facts.rules.iter().collect::<Vec<_>>()),
+        assignments: digest_of(&facts.rules.of(&facts.account.id)),
         subscriptions: digest_of(&facts.subscriptions),
         plans,
         statement: statement.digest(),
@@ -283,7 +299,7 @@ pub async fn draft(
         statement,
         outstanding,
         missing,
-        cut: facts.cut(),
+        cut: facts.cut(conn).await?,
         digests,
     })
 }

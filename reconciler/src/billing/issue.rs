@@ -7,6 +7,7 @@ use tallystick_common::time::Timestamp;
 use super::document::{AcceptedGaps, DOCUMENT_VERSION, InvoiceDocument};
 use super::draft::{Draft, Which, draft};
 use super::{BillingError, year_of};
+use crate::store::again::again;
 use crate::store::billing::InvoiceRow;
 use crate::store::{self, Store, StoreError};
 
@@ -52,6 +53,14 @@ pub struct Order<'a> {
 /// When the period has not ended, nodes are outstanding and that is not accepted, or the statement
 /// cannot be computed or does not agree with its registers.
 pub async fn issue(
+    store: &Store,
+    order: &Order<'_>,
+    now: Timestamp,
+) -> Result<Issued, BillingError> {
+    again!(issue_once(store, order, now))
+}
+
+async fn issue_once(
     store: &Store,
     order: &Order<'_>,
     now: Timestamp,

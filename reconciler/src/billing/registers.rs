@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use tallystick_common::ids::{NodeId, RegisterId, Seq, StreamId, WorkloadName};
-use tallystick_common::meter::{Kind, Meter};
-use tallystick_common::odometer;
+use tallystick_common::meter::Meter;
+use tallystick_common::odometer::{self, reading_at};
 use tallystick_common::period::Period;
 use tallystick_common::reading::Reading;
 use tallystick_common::segment::{Block, Header, Run};
 use tallystick_common::statement::RegisterSpan;
-use tallystick_common::time::{Timestamp, share_until};
+use tallystick_common::time::Timestamp;
 
 use crate::store::readings::{self, Life, Stretch};
 use crate::store::streams::{self, Stream};
@@ -115,23 +115,6 @@ impl Opened {
         let runs = |block| Block::runs(block).iter().map(move |run| (block, run));
         self.blocks.iter().flat_map(runs).map(part).collect()
     }
-}
-
-/// A run's reading at an instant: the one it begins or ends with where the instant lies outside of
-/// it. An interval that holds the instant is cut by its share of time; of a peak it counts at its end.
-fn reading_at(block: &Block, run: &Run, at: Timestamp) -> Reading {
-    let kind = run.meter.kind();
-    block.intervals(run).fold(run.opening, |reading, interval| {
-        let quantity = match kind {
-            Kind::Peak if interval.end > at => 0,
-            Kind::Peak => interval.quantity,
-            Kind::Counter | Kind::Integral => {
-                share_until(interval.quantity, interval.start, interval.end, at)
-            }
-        };
-        // Admission rules out a sum beyond 128 bits.
-        reading.advance(kind, quantity).unwrap_or(reading)
-    })
 }
 
 /// The registers of one stretch, cut at the bounds of `span`.

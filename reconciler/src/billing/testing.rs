@@ -54,7 +54,7 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
     )
     .bind(NODE.0.to_vec())
     .bind(vec![1_u8; 32])
-    .execute(&mut *tx)
+    .execute(&mut tx)
     .await
     .unwrap();
     sql::query(
@@ -64,14 +64,14 @@ pub(crate) async fn node(store: &Store, covered_through: Timestamp) {
     .bind(vec![3_u8; 16])
     .bind(Hash([4; 32]).0.to_vec())
     .bind(covered_through.as_i64())
-    .execute(&mut *tx)
+    .execute(&mut tx)
     .await
     .unwrap();
     for (id, name) in (1_i64..).zip(WORKLOADS) {
         sql::query("INSERT INTO workloads (id, node, name, first_seen_at) VALUES ($1, 1, $2, 0)")
             .bind(id)
             .bind(name)
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await
             .unwrap();
     }
@@ -83,7 +83,7 @@ pub(crate) async fn cover(store: &Store, through: Timestamp) {
     let mut tx = store.write().await.unwrap();
     sql::query("UPDATE streams SET covered_through = $1, proved_through = $1")
         .bind(through.as_i64())
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -94,7 +94,7 @@ pub(crate) async fn cover(store: &Store, through: Timestamp) {
 pub(crate) async fn cpu(store: &Store, workload: usize, hour: Timestamp, quarters: [i64; 4]) {
     let mut tx = store.write().await.unwrap();
     let streams: i64 = sql::query_scalar("SELECT COUNT(*) FROM streams")
-        .fetch_one(&mut *tx)
+        .fetch_one(&mut tx)
         .await
         .unwrap();
     let stream = StreamId([u8::try_from(streams).unwrap() + 100; 16]);
@@ -112,7 +112,7 @@ pub(crate) async fn cpu(store: &Store, workload: usize, hour: Timestamp, quarter
         received_at: hour,
         doubt: None,
         intervals: 4,
-        packed: compressed::compress(segment.bytes()).unwrap(),
+        packed: compressed::compress(segment.bytes()).unwrap().into(),
     };
     streams::insert_segments(&mut tx, &[new]).await.unwrap();
     let mut state = StreamState::new(NODE, stream);

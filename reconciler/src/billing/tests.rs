@@ -336,7 +336,7 @@ async fn quarter_hours_of_which_nothing_was_said_belong_to_nobody() {
         // The workload was born in the last quarter-hour: the row says nothing of the three before.
         let mut tx = store.write().await.unwrap();
         sql::query("UPDATE rollups SET exact0 = 0, exact1 = 0, exact2 = 0")
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await
             .unwrap();
         let span = tallystick_common::period::Period {

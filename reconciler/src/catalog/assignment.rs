@@ -105,6 +105,20 @@ impl Assignments {
         self.0.iter()
     }
 
+    /// The rules for an account.
+    #[must_use]
+    pub fn of(&self, account: &AccountId) -> Vec<&Assignment> {
+        let of = |rule: &&Assignment| rule.account == *account;
+        self.0.iter().filter(of).collect()
+    }
+
+    /// The rules that were made by then.
+    #[must_use]
+    pub fn made_by(&self, at: Timestamp) -> Self {
+        let made = self.0.iter().filter(|rule| rule.created_at <= at);
+        Self(made.cloned().collect())
+    }
+
     /// The rule that says whose the workload is at an instant.
     #[must_use]
     pub fn owner(&self, node: &NodeNames, workload: &str, at: Timestamp) -> Option<&Assignment> {

@@ -13,6 +13,7 @@ use super::assignment::{NewAssignment, NodeNames};
 use super::subscription::plan_reference;
 use super::{Account, AccountId, Assignment, CatalogError, Subscription, quarter_hour};
 use crate::audit::{self, Note};
+use crate::store::again::{Passing, again};
 use crate::store::catalog::PlanVersion;
 use crate::store::nodes::{Node, NodeState};
 use crate::store::{self, Connection, Store, StoreError};
@@ -34,6 +35,12 @@ pub enum ChangeError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl Passing for ChangeError {
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_passing())
+    }
 }
 
 /// An account that is asked for.
@@ -90,6 +97,15 @@ impl NewAccount<'_> {
 /// # Errors
 /// When a field is not usable, or the id is taken by an account with other fields.
 pub async fn create_account(
+    store: &Store,
+    new: &NewAccount<'_>,
+    actor: &str,
+    now: Timestamp,
+) -> Result<Account, ChangeError> {
+    again!(create_account_once(store, new, actor, now))
+}
+
+async fn create_account_once(
     store: &Store,
     new: &NewAccount<'_>,
     actor: &str,
@@ -155,6 +171,15 @@ pub async fn assign(
     actor: &str,
     now: Timestamp,
 ) -> Result<Assignment, ChangeError> {
+    again!(assign_once(store, new, actor, now))
+}
+
+async fn assign_once(
+    store: &Store,
+    new: &NewAssignment,
+    actor: &str,
+    now: Timestamp,
+) -> Result<Assignment, ChangeError> {
     let mut tx = store.write().await?;
     known_account(&mut tx, new.account.as_str()).await?;
     let rules = store::catalog::assignments(&mut tx).await?;
@@ -191,6 +216,16 @@ pub fn check_plan(origin: &str, text: &str) -> Result<Plan, ChangeError> {
 /// # Errors
 /// When the plan has problems, or changes the currency of its earlier versions.
 pub async fn apply_plan(
+    store: &Store,
+    origin: &str,
+    text: &str,
+    actor: &str,
+    now: Timestamp,
+) -> Result<PlanVersion, ChangeError> {
+    again!(apply_plan_once(store, origin, text, actor, now))
+}
+
+async fn apply_plan_once(
     store: &Store,
     origin: &str,
     text: &str,
@@ -237,6 +272,17 @@ pub async fn known_plan(conn: &mut Connection, text: &str) -> Result<PlanVersion
 /// # Errors
 /// When account or plan is unknown, the currencies differ, or the instant is taken by another plan.
 pub async fn subscribe(
+    store: &Store,
+    account: &str,
+    plan: &str,
+    from: Timestamp,
+    actor: &str,
+    now: Timestamp,
+) -> Result<Subscription, ChangeError> {
+    again!(subscribe_once(store, account, plan, from, actor, now))
+}
+
+async fn subscribe_once(
     store: &Store,
     account: &str,
     plan: &str,

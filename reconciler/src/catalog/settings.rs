@@ -9,6 +9,7 @@ use tallystick_common::wire::Settings;
 use super::CatalogError;
 use super::change::{ChangeError, known_node};
 use crate::audit::{self, Note};
+use crate::store::again::again;
 use crate::store::{Store, StoreError, settings};
 
 /// Keys that may be set centrally: numbers, and tables of globs.
@@ -23,6 +24,16 @@ const DOCUMENT_BYTES: usize = 32 << 10;
 /// # Errors
 /// When the document sets what may not be set, there is no such node, or the database fails.
 pub async fn set_node_settings(
+    store: &Store,
+    node: &str,
+    document: &str,
+    actor: &str,
+    now: Timestamp,
+) -> Result<Settings, ChangeError> {
+    again!(set_node_settings_once(store, node, document, actor, now))
+}
+
+async fn set_node_settings_once(
     store: &Store,
     node: &str,
     document: &str,

@@ -1,13 +1,18 @@
-//! `audit verify|list`.
+//! `audit verify|checkpoint|list`.
 
-use anyhow::bail;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
 use clap::Subcommand;
-use tallystick_common::ids::Hash;
+use tallystick_common::audit::SignedCheckpoint;
 
 use super::Session;
+use super::evidence::write_new;
 use super::output::{say, sheet};
 use crate::api::audit::AuditEntry;
 use crate::audit::{self, Checkpoint, Verification};
+use crate::authority::Authority;
+use crate::{clock, evidence};
 
 /// The hash-chained log of every change.
 #[derive(Debug, Subcommand)]
@@ -15,9 +20,17 @@ pub(super) enum AuditCommand {
     /// Recompute the whole chain, and tell where it stands: keep that outside to prove later that
     /// nothing was cut off.
     Verify {
-        /// A checkpoint told by an earlier `audit verify`, through which the log must still pass.
-        #[arg(long, value_name = "ENTRIES:HASH", value_parser = checkpoint)]
-        checkpoint: Option<Checkpoint>,
+        /// A checkpoint that was kept, through which the log must still pass: what `audit verify` or
+        /// `audit checkpoint` told, or a file that holds it.
+        #[arg(long, alias = "checkpoint", value_name = "CHECKPOINT", value_parser = held)]
+        since: Option<Held>,
+    },
+    /// Where the log stands, signed: one line, to be kept elsewhere. Whoever holds it can tell later
+    /// whether anything before it was changed, and whether an invoice was issued by then.
+    Checkpoint {
+        /// Write it to this file, which must not exist, too.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Entries, oldest first; the latest if not said otherwise.
     List {
@@ -33,13 +46,63 @@ pub(super) enum AuditCommand {
 impl AuditCommand {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
-            Self::Verify { checkpoint } => verify(session, checkpoint).await,
+            Self::Verify { since } => verify(session, since).await,
+            Self::Checkpoint { out } => tell(session, out.as_deref()).await,
             Self::List { limit, after } => list(session, limit, after).await,
         }
     }
 }
 
-async fn verify(session: &Session, kept: Option<Checkpoint>) -> anyhow::Result<()> {
+/// A checkpoint that somebody kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Held {
+    Bare(Checkpoint),
+    Signed(Box<SignedCheckpoint>),
+}
+
+impl Held {
+    /// What it says, if this installation signed it.
+    fn read(&self, authority: &Authority) -> anyhow::Result<Checkpoint> {
+        match self {
+            Self::Bare(checkpoint) => Ok(*checkpoint),
+            Self::Signed(signed) => {
+                let key = authority.receipt_key().public();
+                let said = signed.statement.verify(&key);
+                let said = said.context("verify the checkpoint: is it of this installation?")?;
+                Ok(said.checkpoint)
+            }
+        }
+    }
+}
+
+async fn tell(session: &Session, out: Option<&Path>) -> anyhow::Result<()> {
+    let config = &session.config;
+    let authority = Authority::open_with(&config.data, config.lives, clock::now())?;
+    let mut tx = session.store.read().await?;
+    let epoch = session.store.epoch();
+    let (checkpoint, signed) =
+        evidence::checkpoint(&mut tx, &authority, epoch, clock::now()).await?;
+    if let Some(path) = out {
+        write_new(path, format!("{signed}\n").as_bytes())
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    if session.output.json {
+        return session.output.value(&serde_json::json!({
+            "entries": checkpoint.entries, "head": checkpoint.head, "checkpoint": signed.to_string(),
+        }));
+    }
+    say(&format!("{signed}\n"))
+}
+
+async fn verify(session: &Session, kept: Option<Held>) -> anyhow::Result<()> {
+    let kept = match kept {
+        Some(kept) => {
+            let config = &session.config;
+            let authority = Authority::open_with(&config.data, config.lives, clock::now())?;
+            Some(kept.read(&authority)?)
+        }
+        None => None,
+    };
     let mut tx = session.store.read().await?;
     let found = match audit::verify(&mut tx).await? {
         Verification::Whole(found) => found,
@@ -52,12 +115,10 @@ async fn verify(session: &Session, kept: Option<Checkpoint>) -> anyhow::Result<(
         && !audit::passes(&mut tx, kept).await?
     {
         bail!(
-            "verify the audit log: it does not pass through checkpoint {}:{}: entries were cut off or written anew; compare with a backup",
-            kept.entries,
-            kept.head
+            "verify the audit log: it does not pass through checkpoint {kept}: entries were cut off or written anew; compare with a backup"
         );
     }
-    let checkpoint = format!("{}:{}", found.entries, found.head);
+    let checkpoint = found.to_string();
     if session.output.json {
         return session.output.value(&serde_json::json!({
             "whole": true, "entries": found.entries, "head": found.head, "checkpoint": checkpoint,
@@ -84,28 +145,31 @@ async fn list(session: &Session, limit: u32, after: Option<u64>) -> anyhow::Resu
     session.output.list(&entries, &columns)
 }
 
-fn checkpoint(text: &str) -> Result<Checkpoint, String> {
-    let parse = || {
-        let (entries, head) = text.split_once(':')?;
-        Some(Checkpoint {
-            entries: entries.parse().ok()?,
-            head: head.parse::<Hash>().ok()?,
-        })
-    };
-    parse().ok_or_else(|| "write ENTRIES:HASH as `audit verify` told it".to_owned())
+fn held(text: &str) -> Result<Held, String> {
+    let kept = std::fs::read_to_string(text).ok();
+    let text = kept.as_deref().unwrap_or(text);
+    let signed = || text.parse().map(|signed| Held::Signed(Box::new(signed)));
+    let bare = text.parse().map(Held::Bare);
+    bare.or_else(|_| signed())
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use tallystick_common::ids::Hash;
+
     use super::*;
 
     #[test]
-    fn a_checkpoint_is_read_as_it_is_told() {
+    fn a_checkpoint_is_read_as_it_is_told_or_from_a_file() {
         let head = Hash([7; 32]);
-        let told = format!("12:{head}");
-        assert_eq!(checkpoint(&told), Ok(Checkpoint { entries: 12, head }));
+        let kept = Checkpoint { entries: 12, head };
+        assert_eq!(held(&kept.to_string()), Ok(Held::Bare(kept)));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{kept}\n")).unwrap();
+        assert_eq!(held(file.path().to_str().unwrap()), Ok(Held::Bare(kept)));
         for bad in ["12", "12:", ":", "x:y"] {
-            assert!(checkpoint(bad).is_err(), "{bad}");
+            assert!(held(bad).is_err(), "{bad}");
         }
     }
 }

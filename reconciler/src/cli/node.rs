@@ -299,7 +299,7 @@ mod tests {
             .bind(at("2026-11-22T12:00:00Z").as_i64())
             .bind(verdict)
             .bind(doubt)
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await
             .unwrap();
         }
@@ -309,14 +309,14 @@ mod tests {
         )
         .bind(at("2026-11-22T11:00:00Z").as_i64())
         .bind(vec![1_u8; 3])
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await
         .unwrap();
         sql::query(
             "INSERT INTO refusal_counts (node, reason, count, byte_count, kept_count, kept_bytes, first_at, last_at) \
              VALUES (1, 'signature', 7, 21, 1, 3, 0, 0)",
         )
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await
         .unwrap();
         tx.commit().await.unwrap();

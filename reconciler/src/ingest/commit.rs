@@ -2,25 +2,29 @@
 //!
 //! Owns the one task that admits and writes, and the cache of where streams stand. A verdict is
 //! answered only after the transaction that holds it is on disk (I2). The cache holds nothing that the
-//! store does not: after a failed transaction it is emptied and read again.
+//! store does not: after a failed transaction it is emptied and read again. It is of nodes that this process
+//! owns ([`owners`]): what another process takes over is forgotten before the next verdict.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tallystick_common::failpoint;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::seal::VerifiedSegment;
 use tallystick_common::segment::{Header, Purpose};
-use tallystick_common::time::Timestamp;
+use tallystick_common::time::{HOUR_US, Micros, Timestamp};
 use tallystick_common::wire::{Position, RefusalReason};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::admit::{self, Doubt, Refusal, StreamStatus, Surroundings, Verdict};
 use super::intake::{Intake, Later, RefusedBytes, Stopped};
 use crate::audit::{self, Note};
+use crate::store::again::{ATTEMPTS, Attempts};
 use crate::store::nodes::{self, NodeRow, NodeState};
+use crate::store::owners::{self, Replica};
 use crate::store::refusals::{self, NewRefusal};
 use crate::store::streams::{self, NewSegment, StreamRow};
-use crate::store::{Connection, Store, StoreError, compressed};
+use crate::store::{Connection, Store, StoreError, Tx, compressed};
 
 mod book;
 
@@ -32,6 +36,8 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 2048;
 /// Most sealed bytes in one transaction.
 const BATCH_BYTES: usize = 32 << 20;
+/// Processes that were silent for so long are forgotten; one that is still there makes itself known again.
+pub(crate) const FORGOTTEN: Micros = Micros(24 * HOUR_US);
 
 /// Hands things over to commit. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,19 +51,20 @@ pub struct Handle {
 pub struct Committer {
     jobs: mpsc::Receiver<Job>,
     store: Store,
+    replica: Replica,
     clock: fn() -> Timestamp,
     book: Book,
     /// Segments admitted in the open transaction that are not written yet.
     pending: Vec<NewSegment>,
-    committed: std::sync::Arc<Notify>,
+    committed: Arc<Notify>,
 }
 
 #[derive(Debug)]
 enum Job {
     Segment {
         segment: Box<VerifiedSegment>,
-        /// Its bytes as they are stored; taken when it is kept.
-        packed: Vec<u8>,
+        /// Its bytes as they are stored.
+        packed: Arc<Vec<u8>>,
         peer: SocketAddr,
         answer: oneshot::Sender<Verdict>,
     },
@@ -68,6 +75,14 @@ enum Job {
 }
 
 impl Job {
+    /// The node whose stream it is for.
+    fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Segment { segment, .. } => Some(segment.header().node),
+            Self::Refuse { .. } => None,
+        }
+    }
+
     fn size(&self) -> usize {
         match self {
             Self::Segment { segment, .. } => segment.bytes().len(),
@@ -81,7 +96,7 @@ impl Job {
 pub fn channel(
     store: Store,
     clock: fn() -> Timestamp,
-    committed: std::sync::Arc<Notify>,
+    committed: Arc<Notify>,
 ) -> (Handle, Committer) {
     let (sender, jobs) = mpsc::channel(QUEUE);
     let handle = Handle {
@@ -92,6 +107,7 @@ pub fn channel(
         handle,
         Committer {
             jobs,
+            replica: store.new_replica(),
             store,
             clock,
             book: Book::default(),
@@ -134,7 +150,7 @@ impl Intake for Handle {
             })?;
             let job = Job::Segment {
                 segment: Box::new(segment),
-                packed,
+                packed: Arc::new(packed),
                 peer,
                 answer,
             };
@@ -157,6 +173,12 @@ impl Intake for Handle {
 }
 
 impl Committer {
+    /// Who it is among those that admit segments into the store.
+    #[must_use]
+    pub fn replica(&self) -> Replica {
+        self.replica
+    }
+
     /// Commits until every handle is gone and everything handed over is done.
     pub async fn run(mut self) {
         let mut batch = Vec::new();
@@ -177,7 +199,7 @@ impl Committer {
     /// One transaction. When it fails, the answers are dropped and the sessions end: agents send again.
     async fn commit(&mut self, batch: &mut Vec<Job>) {
         failpoint!("reconciler.commit.before");
-        match self.write(batch).await {
+        match self.write_again(batch).await {
             Ok(verdicts) => {
                 failpoint!("reconciler.commit.done");
                 for (job, verdict) in batch.drain(..).zip(verdicts) {
@@ -187,17 +209,63 @@ impl Committer {
             }
             Err(error) => {
                 tracing::error!(%error, jobs = batch.len(), "a commit failed; its sessions end and agents send again");
-                self.book.clear();
-                self.pending.clear();
+                self.forget();
                 batch.clear();
             }
         }
     }
 
-    async fn write(&mut self, batch: &mut [Job]) -> Result<Vec<Option<Verdict>>, StoreError> {
+    fn forget(&mut self) {
+        self.book.clear();
+        self.pending.clear();
+    }
+
+    /// Again with nothing remembered, for as long as what failed may pass.
+    async fn write_again(&mut self, batch: &[Job]) -> Result<Vec<Option<Verdict>>, StoreError> {
+        let mut attempts = Attempts::default();
+        loop {
+            let done = self.write(batch).await;
+            let Some(pause) = attempts.pause_after(&done) else {
+                return done;
+            };
+            self.forget();
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// A transaction to the end of which this process owns every node of the batch.
+    async fn begin(&mut self, batch: &[Job], now: Timestamp) -> Result<Tx, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let mut tx = self.store.ingest().await?;
+            let known = self.book.refresh(&mut tx, self.replica).await?;
+            let missing = self
+                .book
+                .not_owned(&mut tx, batch.iter().filter_map(Job::node));
+            let missing = missing.await?;
+            if known && missing.is_empty() {
+                return Ok(tx);
+            }
+            drop(tx);
+            let mut tx = self.store.ingest().await?;
+            if !known {
+                let forgotten = now.saturating_sub(FORGOTTEN);
+                owners::renew(&mut tx, self.replica, now, forgotten).await?;
+            }
+            owners::take(
+                &mut tx,
+                self.replica,
+                &missing.keys().copied().collect::<Vec<_>>(),
+            )
+            .await?;
+            tx.commit().await?;
+            self.book.own(missing);
+        }
+        Err(StoreError::Moved)
+    }
+
+    async fn write(&mut self, batch: &[Job]) -> Result<Vec<Option<Verdict>>, StoreError> {
         let now = (self.clock)();
-        let mut tx = self.store.write().await?;
-        self.book.refresh_nodes(&mut tx).await?;
+        let mut tx = self.begin(batch, now).await?;
         let mut verdicts = Vec::with_capacity(batch.len());
         for job in batch {
             verdicts.push(match job {
@@ -207,7 +275,7 @@ impl Committer {
                     peer,
                     ..
                 } => {
-                    let packed = std::mem::take(packed);
+                    let packed = Arc::clone(packed);
                     Some(self.admit(&mut tx, segment, packed, *peer, now).await?)
                 }
                 Job::Refuse { refused, .. } => {
@@ -234,7 +302,7 @@ impl Committer {
         &mut self,
         conn: &mut Connection,
         segment: &VerifiedSegment,
-        packed: Vec<u8>,
+        packed: Arc<Vec<u8>>,
         peer: SocketAddr,
         now: Timestamp,
     ) -> Result<Verdict, StoreError> {
@@ -282,7 +350,7 @@ impl Committer {
         conn: &mut Connection,
         node: NodeRow,
         segment: &VerifiedSegment,
-        packed: Vec<u8>,
+        packed: Arc<Vec<u8>>,
         now: Timestamp,
     ) -> Result<Verdict, StoreError> {
         let header = segment.header();
@@ -293,7 +361,7 @@ impl Committer {
             self.flush(conn).await?;
             book::rivals(conn, &others, header).await?
         };
-        let claims = self.book.claims(conn, header.boot).await?.to_vec();
+        let claims = self.book.claims(conn, self.replica, header).await?.to_vec();
         let known = self.known(conn, node, header).await?;
         let entry = self
             .book
@@ -351,7 +419,7 @@ impl Committer {
         conn: &mut Connection,
         node: NodeRow,
         segment: &VerifiedSegment,
-        packed: Vec<u8>,
+        packed: Arc<Vec<u8>>,
         verdict: &Verdict,
         now: Timestamp,
     ) -> Result<(), StoreError> {

@@ -11,6 +11,7 @@ use tallystick_common::wire::{
 };
 
 use crate::authority::{Authority, AuthorityError, request_key};
+use crate::store::again::{Passing, again};
 use crate::store::enrolment::{self, NewNode, Redeemed};
 use crate::store::{Store, StoreError};
 
@@ -29,6 +30,12 @@ pub enum EnrollError {
     /// No certificate could be issued.
     #[error("enrol: {0}")]
     Authority(#[from] AuthorityError),
+}
+
+impl Passing for EnrollError {
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_passing())
+    }
 }
 
 impl EnrollError {
@@ -113,6 +120,17 @@ fn check(request: &EnrollRequest) -> Result<Proved, EnrollError> {
 }
 
 async fn admit(
+    authority: &Authority,
+    store: &Store,
+    request: &EnrollRequest,
+    proved: &Proved,
+    node: NodeId,
+    now: Timestamp,
+) -> Result<(NodeId, Signed<EnrolmentRecord>), EnrollError> {
+    again!(admit_once(authority, store, request, proved, node, now))
+}
+
+async fn admit_once(
     authority: &Authority,
     store: &Store,
     request: &EnrollRequest,

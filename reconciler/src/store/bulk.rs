@@ -228,7 +228,7 @@ mod tests {
             let mut tx = store.write().await.unwrap();
             let text =
                 "CREATE TABLE numbers (number BIGINT NOT NULL PRIMARY KEY, twice BIGINT NOT NULL)";
-            sql::query(text).execute(&mut *tx).await.unwrap();
+            sql::query(text).execute(&mut tx).await.unwrap();
             let bulk = Bulk {
                 before: "INSERT INTO numbers (number, twice)",
                 columns: 2,
@@ -246,7 +246,7 @@ mod tests {
                 expected.extend(rows.into_iter().map(|number| (number, number * 2)));
             }
             let query = "SELECT number, twice FROM numbers ORDER BY number";
-            let held: Vec<(i64, i64)> = sql::query_as(query).fetch_all(&mut *tx).await.unwrap();
+            let held: Vec<(i64, i64)> = sql::query_as(query).fetch_all(&mut tx).await.unwrap();
             assert_eq!(held, expected);
         }
     }

@@ -97,7 +97,10 @@ impl fmt::Display for Server {
         let (user, database) = (options.get_username(), options.get_database());
         let database = database.unwrap_or(user);
         match options.get_socket() {
-            Some(folder) => write!(f, "postgres://{user}@/{database}?host={}", folder.display()),
+            Some(folder) => {
+                let folder = folder.display();
+                write!(f, "postgres:///{database}?host={folder}&user={user}")
+            }
             None => {
                 let (host, port) = (options.get_host(), options.get_port());
                 write!(f, "postgres://{user}@{host}:{port}/{database}")
@@ -156,8 +159,8 @@ mod tests {
         let socket = folder.path().join("a socket&");
         std::fs::create_dir(&socket).unwrap();
         let told = parse(socket.to_str().unwrap()).unwrap().to_string();
-        let end = format!("@/tallystick?host={}", socket.display());
-        assert!(told.ends_with(&end), "{told}");
+        let beginning = format!("postgres:///tallystick?host={}&user=", socket.display());
+        assert!(told.starts_with(&beginning), "{told}");
     }
 
     #[test]

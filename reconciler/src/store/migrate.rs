@@ -5,10 +5,11 @@
 //! left alone.
 
 use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqlitePool;
 use sqlx::{Connection as _, SqlSafeStr as _};
 
+use super::location::Server;
 use super::{Location, StoreError};
 
 /// Number, name and text of every migration, in order.
@@ -27,6 +28,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         3,
         "settings",
         include_str!("../../migrations/0003_settings.sql"),
+    ),
+    (
+        4,
+        "replicas",
+        include_str!("../../migrations/0004_replicas.sql"),
     ),
 ];
 
@@ -58,12 +64,13 @@ pub(super) async fn sqlite(pool: &SqlitePool, store: &Location) -> Result<(), St
 /// As [`sqlite`].
 pub(super) async fn postgres(
     options: &PgConnectOptions,
-    store: &Location,
+    server: &Server,
 ) -> Result<(), StoreError> {
+    let store = Location::Server(server.clone());
     let mut attempt = 1;
     loop {
-        let mut connection = PgConnection::connect_with(options).await?;
-        let done = run(&mut connection, Engine::Postgres, store).await;
+        let mut connection = super::postgres::connect(options, server).await?;
+        let done = run(&mut connection, Engine::Postgres, &store).await;
         connection.close().await?;
         match done {
             Err(StoreError::Migrate { .. }) if attempt < ATTEMPTS => attempt += 1,

@@ -18,10 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Statements that a connection keeps prepared.
 const STATEMENTS: usize = 256;
 
-/// What sessions ask of the server.
+/// What sessions ask of the server. Whoever falls silent in a transaction loses it before others, who wait for
+/// its locks, give up.
 const SETTINGS: [(&str, &str); 6] = [
     ("lock_timeout", "30s"),
-    ("idle_in_transaction_session_timeout", "30s"),
+    ("idle_in_transaction_session_timeout", "15s"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
@@ -32,9 +33,25 @@ const SETTINGS: [(&str, &str); 6] = [
 const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) \
                        WHERE current_setting('synchronous_commit') = 'off'";
 
+/// Connections to one database. Those who wait for their turn do not take them from ingest.
+#[derive(Debug, Clone)]
+pub(super) struct Pools {
+    pub(super) writers: PgPool,
+    pub(super) ingest: PgPool,
+    pub(super) readers: PgPool,
+}
+
+impl Pools {
+    pub(super) async fn close(&self) {
+        for pool in [&self.readers, &self.ingest, &self.writers] {
+            pool.close().await;
+        }
+    }
+}
+
 /// Whether the database has a store.
 pub(super) async fn has_store(server: &Server) -> Result<bool, StoreError> {
-    let mut connection = PgConnection::connect_with(&options(server)?).await?;
+    let mut connection = connect(&options(server)?, server).await?;
     let there = sqlx::query_scalar("SELECT to_regclass('meta') IS NOT NULL")
         .fetch_one(&mut connection)
         .await?;
@@ -42,14 +59,28 @@ pub(super) async fn has_store(server: &Server) -> Result<bool, StoreError> {
     Ok(there)
 }
 
-/// Connects and brings the schema up to date: writers and readers.
-pub(super) async fn open(server: &Server) -> Result<(PgPool, PgPool), StoreError> {
+/// Connects and brings the schema up to date.
+pub(super) async fn open(server: &Server) -> Result<Pools, StoreError> {
     let options = options(server)?;
-    migrate::postgres(&options, &Location::Server(server.clone())).await?;
-    let writers = pool_options().connect_with(options.clone()).await?;
-    warn_of_fsync(&writers).await?;
-    let readers = pool_options().connect_lazy_with(options);
-    Ok((writers, readers))
+    migrate::postgres(&options, server).await?;
+    let pool = || pool_options().connect_lazy_with(options.clone());
+    Ok(Pools {
+        writers: pool(),
+        ingest: pool(),
+        readers: pool(),
+    })
+}
+
+/// One connection, beside all pools.
+pub(super) async fn connect(
+    options: &PgConnectOptions,
+    server: &Server,
+) -> Result<PgConnection, StoreError> {
+    let connected = PgConnection::connect_with(options).await;
+    connected.map_err(|source| StoreError::Connect {
+        store: Location::Server(server.clone()),
+        source,
+    })
 }
 
 fn options(server: &Server) -> Result<PgConnectOptions, StoreError> {
@@ -72,7 +103,8 @@ fn pool_options() -> PgPoolOptions {
         })
 }
 
-async fn warn_of_fsync(pool: &PgPool) -> Result<(), StoreError> {
+/// Warns of a server that does not keep what it says it keeps.
+pub(super) async fn warn_of_fsync(pool: &PgPool) -> Result<(), StoreError> {
     let fsync: String = sqlx::query_scalar("SELECT current_setting('fsync')")
         .fetch_one(pool)
         .await?;

@@ -126,6 +126,49 @@ async fn quarantined(
         .collect()
 }
 
+/// Segments of a stream that account for time after an instant, and are quarantined.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn quarantined_after(
+    conn: &mut Connection,
+    stream: StreamRow,
+    at: Timestamp,
+) -> Result<Vec<Seq>, StoreError> {
+    let rows = sql::query(
+        "SELECT seq FROM segments \
+         WHERE stream = $1 AND covered_through > $2 AND verdict = 'quarantined' ORDER BY seq",
+    )
+    .bind(stream.0)
+    .bind(at.as_i64())
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| unsigned(row, "seq", "segments.seq").map(Seq))
+        .collect()
+}
+
+/// The first segment of a stream that accounts for time after an instant.
+///
+/// # Errors
+/// When the database fails or the row is damaged.
+pub async fn first_after(
+    conn: &mut Connection,
+    stream: StreamRow,
+    at: Timestamp,
+) -> Result<Option<Seq>, StoreError> {
+    let row = sql::query(
+        "SELECT MIN(seq) AS seq FROM segments WHERE stream = $1 AND covered_through > $2",
+    )
+    .bind(stream.0)
+    .bind(at.as_i64())
+    .fetch_one(conn)
+    .await?;
+    let seq: Option<i64> = row.try_get("seq")?;
+    seq.map(|_| unsigned(&row, "seq", "segments.seq").map(Seq))
+        .transpose()
+}
+
 /// `first` to `last` without the numbers in `doubted`, which lie between them and rise.
 fn split(first: Seq, last: Seq, doubted: &[Seq]) -> Vec<Stretch> {
     let mut stretches = Vec::new();

@@ -41,6 +41,7 @@ pub struct NewRefusal<'a> {
 /// # Errors
 /// When the database fails.
 pub async fn insert(conn: &mut Connection, new: &NewRefusal<'_>) -> Result<(), StoreError> {
+    super::take_turn(conn).await?;
     let node = new.node.map_or(0, |node| node.0);
     let size = number(new.bytes.len() as u64, "refused bytes")?;
     let keeps = within_budget(conn, node, new.reason, size).await?;

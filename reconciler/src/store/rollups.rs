@@ -226,6 +226,9 @@ async fn names<'a>(
     let mut names = Names::with_capacity(wanted.len());
     find_names(conn, &wanted, &mut names).await?;
     if names.len() < wanted.len() {
+        super::take_turn(conn).await?;
+        // Another may have made some of them until now.
+        find_names(conn, &wanted, &mut names).await?;
         let new: Vec<_> = firsts
             .into_iter()
             .filter(|(key, _)| !names.contains_key(key))

@@ -1,6 +1,7 @@
 //! Streams, their segments, forks and kernel claims, as commit writes them and readers find them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tallystick_common::ids::{BootId, Hash, NodeId, RegisterId, Seq, StreamId, WorkloadName};
 use tallystick_common::meter::Meter;
@@ -12,6 +13,7 @@ use tallystick_common::time::Timestamp;
 use super::bulk::{Bulk, Values};
 use super::column::{self, bytes, id, instant, number, reading, unsigned};
 use super::nodes::NodeRow;
+use super::owners::Replica;
 use super::sql::{self, Row};
 use super::{Connection, StoreError, compressed};
 use crate::ingest::admit::{Claim, OpenRegister, StreamState, StreamStatus};
@@ -80,8 +82,8 @@ pub struct NewSegment {
     pub doubt: Option<(&'static str, String)>,
     /// Number of its intervals.
     pub intervals: usize,
-    /// The sealed bytes, compressed.
-    pub packed: Vec<u8>,
+    /// The sealed bytes, compressed. Shared, because a transaction may be carried out again.
+    pub packed: Arc<Vec<u8>>,
 }
 
 /// Where a stream moves.
@@ -133,15 +135,23 @@ pub async fn all(conn: &mut Connection) -> Result<Vec<Stream>, StoreError> {
         .collect()
 }
 
-/// Streams whose rollups do not hold everything that was admitted.
+/// Streams whose rollups do not hold everything that was admitted: with `of`, only those of nodes that this
+/// process owns or whose owner was silent since that instant.
 ///
 /// # Errors
 /// As [`find`].
-pub async fn behind(conn: &mut Connection) -> Result<Vec<Stream>, StoreError> {
+pub async fn behind(
+    conn: &mut Connection,
+    of: Option<(Replica, Timestamp)>,
+) -> Result<Vec<Stream>, StoreError> {
     let query = sql::query(sqlx::AssertSqlSafe(format!(
-        "{STREAM} WHERE s.rolled_seq < s.next_seq ORDER BY s.id"
+        "{STREAM} LEFT JOIN owners o ON o.node = s.node LEFT JOIN replicas r ON r.id = o.replica \
+         WHERE s.rolled_seq < s.next_seq \
+         AND ($1 < 0 OR o.replica = $1 OR r.seen_at IS NULL OR r.seen_at < $2) ORDER BY s.id"
     )));
     query
+        .bind(of.map_or(-1, |(replica, _)| replica.0))
+        .bind(of.map_or(0, |(_, silent)| silent.as_i64()))
         .fetch_all(conn)
         .await?
         .iter()
@@ -298,6 +308,7 @@ pub async fn begin(
     header: &Header,
     now: Timestamp,
 ) -> Result<StreamRow, StoreError> {
+    super::take_turn(conn).await?;
     let after = match header.previous {
         Previous::Opens { after } => after,
         Previous::Follows(_) => None,
@@ -442,6 +453,20 @@ pub async fn claims(conn: &mut Connection, boot: BootId) -> Result<Vec<Claim>, S
         .collect()
 }
 
+/// Keeps others from changing claims to a boot before this transaction ends.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold_claims(conn: &mut Connection, boot: BootId) -> Result<(), StoreError> {
+    if let Connection::Postgres(_) = conn {
+        sql::query("SELECT 1 FROM boots WHERE boot = $1 ORDER BY node FOR UPDATE")
+            .bind(boot.0.as_slice())
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
+}
+
 /// Writes nodes' claims to boots.
 ///
 /// # Errors
@@ -555,6 +580,15 @@ pub async fn roll(conn: &mut Connection, advances: &[Advance]) -> Result<bool, S
 }
 
 impl StoredSegment {
+    /// Envelope and header, read again.
+    ///
+    /// # Errors
+    /// When the stored bytes are damaged.
+    pub fn sealed(self) -> Result<SealedSegment, StoreError> {
+        SealedSegment::parse(self.bytes)
+            .map_err(|error| StoreError::damaged("segments.bytes", error))
+    }
+
     /// The segment, read again. It was verified before it was stored.
     ///
     /// # Errors

@@ -24,6 +24,12 @@ pub(crate) enum Engine {
 /// All of them.
 pub(crate) const ENGINES: [Engine; 2] = [Engine::Sqlite, Engine::Postgres];
 
+/// One of them, for tests of many cases: a database for each case takes its time.
+pub(crate) fn engine() -> impl proptest::strategy::Strategy<Value = Engine> {
+    use proptest::prelude::*;
+    prop_oneof![3 => Just(Engine::Sqlite), 1 => Just(Engine::Postgres)]
+}
+
 /// Where a test's store is, and the folder of what is a file of it.
 #[derive(Debug)]
 pub(crate) struct Home {
@@ -73,7 +79,6 @@ async fn migrate(url: String) {
     let Ok(Location::Server(server)) = Location::parse(&url, "/".as_ref()) else {
         panic!("{url} is a server")
     };
-    let (writers, readers) = super::postgres::open(&server).await.expect("a schema");
-    readers.close().await;
-    writers.close().await;
+    let pools = super::postgres::open(&server).await.expect("a schema");
+    pools.close().await;
 }

@@ -44,10 +44,11 @@ pub async fn run(folder: &Path, fleet: &Arc<Fleet>, window: usize) -> anyhow::Re
     fleet.enrol(&store).await?;
     let committed = Arc::new(Notify::new());
     let (handle, committer) = commit::channel(store.clone(), now, Arc::clone(&committed));
+    let replica = committer.replica();
     let (stop, stopped) = watch::channel(false);
     let (cpu, began) = (super::cpu_time(), Instant::now());
     let committing = tokio::spawn(committer.run());
-    let following = tokio::spawn(rollup::follow(store.clone(), committed, stopped));
+    let following = tokio::spawn(rollup::follow(store.clone(), replica, committed, stopped));
     let waits = hand_over(Arc::new(handle), fleet, window).await?;
     let durable = began.elapsed();
     committing.await?;

@@ -68,7 +68,7 @@ impl World {
     /// What nothing of ours would do to the store.
     pub(crate) async fn sql(&self, statement: &'static str) {
         let mut tx = self.store.write().await.unwrap();
-        let done = sql::query(statement).execute(&mut *tx).await.unwrap();
+        let done = sql::query(statement).execute(&mut tx).await.unwrap();
         assert!(done.rows_affected() > 0, "{statement}");
         tx.commit().await.unwrap();
     }

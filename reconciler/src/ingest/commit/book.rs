@@ -7,7 +7,9 @@ use tallystick_common::segment::{Block, Header};
 use tallystick_common::time::Timestamp;
 
 use crate::ingest::admit::{Claim, Life, StreamState};
+use crate::store::again::ATTEMPTS;
 use crate::store::nodes::{self, NodeRow, NodeState};
+use crate::store::owners::{self, Replica};
 use crate::store::sql;
 use crate::store::streams::{self, Stream, StreamRow};
 use crate::store::{Connection, StoreError};
@@ -18,6 +20,10 @@ const TAIL_PAGE: u32 = 256;
 /// The cache. Empty, it is read again from the store.
 #[derive(Debug, Default)]
 pub(super) struct Book {
+    /// How often something was taken from this process, when its nodes were last looked at.
+    taken: Option<i64>,
+    /// Nodes that nobody else admits segments of.
+    owned: HashMap<NodeRow, NodeId>,
     node_states: Option<i64>,
     nodes: HashMap<NodeId, (NodeRow, NodeState)>,
     streams: HashMap<(NodeId, StreamId), Entry>,
@@ -70,6 +76,63 @@ impl Entry {
 impl Book {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Forgets what others have changed since the last transaction, or may change in this one. `false` when the
+    /// store does not know this process (yet).
+    pub(super) async fn refresh(
+        &mut self,
+        conn: &mut Connection,
+        replica: Replica,
+    ) -> Result<bool, StoreError> {
+        self.refresh_nodes(conn).await?;
+        // Kernels that several nodes claim may be claimed in other processes, too.
+        self.claims.retain(|_, claims| claims.len() < 2);
+        let taken = owners::losses(conn, replica).await?;
+        if taken.is_none() || taken != self.taken {
+            self.give_up_lost(conn, replica).await?;
+            self.taken = taken;
+        }
+        Ok(taken.is_some())
+    }
+
+    async fn give_up_lost(
+        &mut self,
+        conn: &mut Connection,
+        replica: Replica,
+    ) -> Result<(), StoreError> {
+        let held: HashSet<NodeRow> = owners::of(conn, replica).await?.into_iter().collect();
+        let lost: HashMap<NodeRow, NodeId> = self
+            .owned
+            .extract_if(|row, _| !held.contains(row))
+            .collect();
+        let lost_ids: HashSet<&NodeId> = lost.values().collect();
+        self.streams.retain(|(node, _), _| !lost_ids.contains(node));
+        self.siblings.retain(|row, _| !lost.contains_key(row));
+        self.claims.clear();
+        Ok(())
+    }
+
+    /// Those of the enrolled among these nodes that this process does not own.
+    pub(super) async fn not_owned(
+        &mut self,
+        conn: &mut Connection,
+        nodes: impl Iterator<Item = NodeId>,
+    ) -> Result<HashMap<NodeRow, NodeId>, StoreError> {
+        let mut missing = HashMap::new();
+        for id in nodes {
+            if let Some((row, _)) = self.node(conn, id).await?
+                && !self.owned.contains_key(&row)
+            {
+                missing.insert(row, id);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Notes that this process has taken nodes. Whoever takes one from it is noticed by [`Self::refresh`].
+    pub(super) fn own(&mut self, taken: HashMap<NodeRow, NodeId>) {
+        self.owned.extend(taken);
     }
 
     /// Forgets what is known of nodes if another process changed the state of one.
@@ -146,13 +209,25 @@ impl Book {
             .collect())
     }
 
+    /// Which nodes claim the kernel of a segment. Where another does, nobody else changes that before this
+    /// transaction ends.
     pub(super) async fn claims(
         &mut self,
         conn: &mut Connection,
-        boot: BootId,
+        replica: Replica,
+        header: &Header,
     ) -> Result<&[Claim], StoreError> {
+        let boot = header.boot;
         if let std::collections::hash_map::Entry::Vacant(e) = self.claims.entry(boot) {
-            let claims = streams::claims(conn, boot).await?;
+            let mut claims = streams::claims(conn, boot).await?;
+            let mine = claims.iter().any(|claim| claim.node == header.node);
+            if claims.len() > usize::from(mine) {
+                if !mine {
+                    owners::contest(conn, replica, boot).await?;
+                }
+                streams::hold_claims(conn, boot).await?;
+                claims = streams::claims(conn, boot).await?;
+            }
             e.insert(claims);
         }
         Ok(&self.claims[&boot])
@@ -221,10 +296,7 @@ impl Book {
             })
         });
         if !streams::advance(conn, &moved.collect::<Vec<_>>()).await? {
-            return Err(StoreError::damaged(
-                "streams",
-                "another process moved a stream of ours",
-            ));
+            return Err(StoreError::Moved);
         }
         for key in touched {
             if let Some(entry) = self.streams.get_mut(&key) {
@@ -255,24 +327,40 @@ impl Extent {
     }
 }
 
-/// A stream from its row, the registers derived so far, and the stored tail beyond them.
+/// A stream from its row, the registers derived so far, and the stored tail beyond them. Rollups may go on
+/// between two statements, and registers of another position are none of this row's: then read again.
 async fn read(
     conn: &mut Connection,
     row: NodeRow,
     node: NodeId,
     stream: StreamId,
 ) -> Result<Entry, StoreError> {
-    let mut state = StreamState::new(node, stream);
-    let Some(found) = streams::find(conn, row, stream).await? else {
-        return Ok(Entry {
-            row: None,
-            state,
-            boot: None,
-            touched: false,
-            stored: Seq::FIRST,
-        });
-    };
-    state.open = streams::open_registers(conn, found.row).await?;
+    for _ in 0..ATTEMPTS {
+        let Some(found) = streams::find(conn, row, stream).await? else {
+            return Ok(Entry {
+                row: None,
+                state: StreamState::new(node, stream),
+                boot: None,
+                touched: false,
+                stored: Seq::FIRST,
+            });
+        };
+        let open = streams::open_registers(conn, found.row).await?;
+        let after = streams::find(conn, row, stream).await?;
+        if after.is_some_and(|after| after.rolled == found.rolled) {
+            let mut state = StreamState::new(node, stream);
+            state.open = open;
+            return with_tail(conn, found, state).await;
+        }
+    }
+    Err(StoreError::Moved)
+}
+
+async fn with_tail(
+    conn: &mut Connection,
+    found: Stream,
+    mut state: StreamState,
+) -> Result<Entry, StoreError> {
     let mut next = found.rolled;
     while next < found.next {
         let page = streams::segments_from(conn, found.row, next, TAIL_PAGE).await?;

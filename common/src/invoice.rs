@@ -1,9 +1,13 @@
-//! The document of an invoice: what a draft shows and what issuing freezes.
+//! The document of an invoice: what a draft shows and what issuing freezes, and the reconciler's signed
+//! word for it.
 
+use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
-use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
-use tallystick_common::statement::Statement;
-use tallystick_common::time::Timestamp;
+
+use crate::ids::{Hash, NodeId, Seq, StreamId};
+use crate::keys::Statement as Signable;
+use crate::statement::Statement;
+use crate::time::Timestamp;
 
 /// Version of the form of [`InvoiceDocument`].
 pub const DOCUMENT_VERSION: u32 = 1;
@@ -36,6 +40,9 @@ pub struct CutPosition {
     pub hash: Hash,
     /// Until when it accounts for time.
     pub covered_through: Timestamp,
+    /// Segments since the period's beginning that are held and not counted, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<Seq>,
 }
 
 /// Digests (BLAKE3 of canonical JSON) of every document that decided an amount.
@@ -44,7 +51,7 @@ pub struct CutPosition {
 pub struct Digests {
     /// The account.
     pub account: Hash,
-    /// All assignments.
+    /// The account's assignments.
     pub assignments: Hash,
     /// The account's subscriptions.
     pub subscriptions: Hash,
@@ -104,8 +111,38 @@ impl InvoiceDocument {
     }
 }
 
+/// "Under this number I issued the document with this digest."
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct IssuedInvoice {
+    /// The invoice's number.
+    pub number: String,
+    /// BLAKE3 of the document's bytes.
+    pub digest: Hash,
+    /// When it was issued.
+    pub at: Timestamp,
+}
+
+impl Signable for IssuedInvoice {
+    const DOMAIN: &'static str = "tallystick/1 issued invoice";
+}
+
+/// BLAKE3 of bytes.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> Hash {
+    Hash(*blake3::hash(bytes).as_bytes())
+}
+
+/// A value's JSON, which its digest is over.
+///
+/// # Panics
+/// Never for rows of the catalog: they have text keys and no floats.
+#[must_use]
+pub fn json_of(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("catalog rows have text keys and no floats")
+}
+
 /// BLAKE3 of a value's JSON.
-pub(super) fn digest_of(value: &impl Serialize) -> Hash {
-    let json = serde_json::to_vec(value).expect("catalog rows have text keys and no floats");
-    Hash(*blake3::hash(&json).as_bytes())
+#[must_use]
+pub fn digest_of(value: &impl Serialize) -> Hash {
+    digest(&json_of(value))
 }

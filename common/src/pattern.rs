@@ -6,13 +6,23 @@
 
 use std::fmt;
 
+use crate::ids::WorkloadName;
 use serde::{Deserialize, Serialize};
-use tallystick_common::ids::WorkloadName;
-
-use super::CatalogError;
 
 /// Longest pattern in bytes.
 pub const MAX_BYTES: usize = 512;
+
+/// A text that is no pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {value:?} is not usable: {why}")]
+pub struct PatternError {
+    /// Which selector.
+    pub what: &'static str,
+    /// What was given.
+    pub value: String,
+    /// The rule it breaks.
+    pub why: &'static str,
+}
 
 /// A pattern on a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -24,7 +34,7 @@ impl Pattern {
     ///
     /// # Errors
     /// When empty, too long or with control characters.
-    pub fn new(what: &'static str, text: &str) -> Result<Self, CatalogError> {
+    pub fn new(what: &'static str, text: &str) -> Result<Self, PatternError> {
         let why = if text.is_empty() {
             "it is empty; write * for everything"
         } else if text.len() > MAX_BYTES {
@@ -34,10 +44,10 @@ impl Pattern {
         } else {
             return Ok(Self(text.to_owned()));
         };
-        Err(CatalogError::Invalid {
+        Err(PatternError {
             what,
             value: text.to_owned(),
-            why: why.to_owned(),
+            why,
         })
     }
 
