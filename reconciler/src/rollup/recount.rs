@@ -15,6 +15,7 @@ use tallystick_common::time::{HOUR_US, Timestamp};
 
 use super::{Advance, Cells};
 use crate::audit::{self, Note};
+use crate::store::again::again;
 use crate::store::rollups::{self, Difference, Rows, Scope};
 use crate::store::sql::{self, Value};
 use crate::store::streams::{self, StoredSegment, Stream, StreamRow};
@@ -98,6 +99,20 @@ impl Recount {
         Ok(())
     }
 
+    /// Keeps other writers from moving the positions before this transaction is over. `false` when one moved.
+    async fn hold(&mut self, conn: &mut Connection) -> Result<bool, StoreError> {
+        let mut positions: Vec<Advance> = std::mem::take(&mut self.streams).into_values().collect();
+        for advance in &mut positions {
+            advance.stream.rolled = advance.to;
+        }
+        let held = streams::roll(conn, &positions).await?;
+        let by_row = positions
+            .into_iter()
+            .map(|advance| (advance.stream.row, advance));
+        self.streams = by_row.collect();
+        Ok(held)
+    }
+
     /// The rows that are there, those that should be, and where they differ.
     async fn compare(
         &mut self,
@@ -167,35 +182,29 @@ pub async fn rebuild(store: &Store, actor: &str, now: Timestamp) -> Result<Recou
             | Err(StoreError::Damaged {
                 what: "workloads", ..
             }) => {
-                put(store, recount, &mut found).await?;
+                found.join(again!(put(store, &mut recount))?);
             }
             Err(error) => return Err(error),
         }
     }
     if found.differing > 0 {
-        note(store, &found, actor, now).await?;
+        again!(note(store, &found, actor, now))?;
     }
     Ok(found)
 }
 
 /// Replaces what differs in the scope, in one transaction that only reads what came since it was counted.
-async fn put(store: &Store, mut recount: Recount, found: &mut Recounted) -> Result<(), StoreError> {
-    let scope = recount.scope;
+async fn put(store: &Store, recount: &mut Recount) -> Result<Recounted, StoreError> {
+    let (scope, mut found) = (recount.scope, Recounted::default());
     let mut tx = store.write().await?;
     let (due, differing) = recount.compare(&mut tx, true).await?;
-    let mut positions: Vec<Advance> = recount.streams.into_values().collect();
-    for advance in &mut positions {
-        advance.stream.rolled = advance.to;
-    }
-    // Moves nothing: no other writer moves these positions before this transaction is over.
-    if !streams::roll(&mut tx, &positions).await? {
-        let why = "rollups moved while they were put right; run `rollup rebuild` again";
-        return Err(StoreError::damaged("streams.rolled_seq", why));
+    if !recount.hold(&mut tx).await? {
+        return Err(StoreError::Moved);
     }
     found.take(&mut tx, scope, &due, &differing).await?;
     rollups::replace(&mut tx, scope, &differing, &due).await?;
     tx.commit().await?;
-    Ok(())
+    Ok(found)
 }
 
 async fn note(
@@ -247,6 +256,13 @@ async fn scopes(store: &Store) -> Result<impl Iterator<Item = Scope>, StoreError
 }
 
 impl Recounted {
+    fn join(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.registers += other.registers;
+        self.differing += other.differing;
+        self.first = self.first.take().or(other.first);
+    }
+
     fn count(&mut self, scope: Scope, due: &Rows) {
         match scope {
             Scope::Hour(_) => self.rows += due.len() as u64,

@@ -60,7 +60,7 @@ fn change(dice: &mut Dice, draft: &mut Draft, number: u64) {
 async fn roll_some(store: &Store, dice: &mut Dice) {
     let mut behind = {
         let mut tx = store.read().await.unwrap();
-        VecDeque::from(streams::behind(&mut tx).await.unwrap())
+        VecDeque::from(streams::behind(&mut tx, None).await.unwrap())
     };
     let most = usize::try_from(1 + dice.below(5)).unwrap();
     let pages = read(store, &mut behind, most).await.unwrap();
@@ -212,8 +212,8 @@ async fn what_is_rolled_up_meanwhile_counts_once() {
             send(&commit, agent.next(60, 300)).await;
             catch_up(&store).await.unwrap();
             let mut found = Recounted::default();
-            for recount in seen {
-                put(&store, recount, &mut found).await.unwrap();
+            for mut recount in seen {
+                found.join(put(&store, &mut recount).await.unwrap());
             }
             assert!(found.differing > 0);
             assert_eq!(check(&store).await.unwrap().first, None);
