@@ -30,6 +30,7 @@ mod login;
 mod node;
 mod output;
 mod plan;
+mod rollup;
 mod serve;
 mod store;
 mod subscribe;
@@ -146,6 +147,8 @@ enum Command {
     Evidence(evidence::EvidenceCommand),
     Usage(usage::Usage),
     #[command(subcommand)]
+    Rollup(rollup::RollupCommand),
+    #[command(subcommand)]
     ApiToken(api_token::ApiTokenCommand),
     #[command(alias = "login")]
     LoginLink(login::LoginLink),
@@ -213,6 +216,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Invoice(command) => command.run(session).await,
         Command::Evidence(command) => command.run(session).await,
         Command::Usage(command) => command.run(session).await,
+        Command::Rollup(command) => command.run(session).await,
         Command::ApiToken(command) => command.run(session).await,
         Command::LoginLink(command) => command.run(session).await,
         Command::Audit(command) => command.run(session).await,

@@ -22,8 +22,10 @@ use crate::store::streams::{self, StoredSegment, Stream};
 use crate::store::{Store, StoreError, rollups};
 
 mod cells;
+mod recount;
 
-pub use cells::{ByWorkload, Cell, Cells, Labels, Quarters, RegisterEnd, place};
+pub use cells::{ByWorkload, Cell, Cells, Labels, Lasts, Metered, Quarters, RegisterEnd, place};
+pub use recount::{Recounted, check, rebuild};
 
 /// Segments read at once, of one stream or of many.
 const PAGE: usize = 1024;

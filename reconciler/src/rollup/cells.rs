@@ -51,8 +51,10 @@ pub struct RegisterEnd {
     pub workload: WorkloadName,
     /// What it measures.
     pub meter: Meter,
-    /// Set when it was opened in these segments.
-    pub opened: Option<(Basis, Timestamp)>,
+    /// Since when: the beginning of the first of these segments' runs.
+    pub since: Timestamp,
+    /// What that run says of its opening; none when it does not open it.
+    pub basis: Option<Basis>,
     /// Up to when.
     pub at: Timestamp,
     /// Its reading then.
@@ -64,9 +66,21 @@ pub struct RegisterEnd {
 /// Cells of one (workload, meter) by the quarter-hour since 1970.
 pub type Quarters = BTreeMap<u64, Cell>;
 
+/// By hours since 1970: where the last run with time in it ends, and its reading then.
+pub type Lasts = BTreeMap<u64, (Timestamp, Reading)>;
+
+/// What was counted of one (workload, meter).
+#[derive(Debug, Default)]
+pub struct Metered {
+    /// How much.
+    pub quarters: Quarters,
+    /// Where its registers were left.
+    pub lasts: Lasts,
+}
+
 /// Cells by workload and meter.
 #[derive(Debug, Default)]
-pub struct ByWorkload(BTreeMap<WorkloadName, BTreeMap<Meter, Quarters>>);
+pub struct ByWorkload(BTreeMap<WorkloadName, BTreeMap<Meter, Metered>>);
 
 /// What some segments of one stream come to.
 #[derive(Debug, Default)]
@@ -88,16 +102,19 @@ pub type Labels = Vec<(String, String)>;
 impl Cells {
     /// Adds one segment's blocks. Registers advance over segments that are not counted, too.
     pub fn add(&mut self, blocks: &[Block], counted: bool) {
-        self.open = left_open(blocks);
         for block in blocks {
-            for run in block.runs() {
-                self.advance(block, run);
-            }
+            let runs = block.runs().iter();
+            let ends: Vec<_> = runs.map(|run| self.advance(block, run)).collect();
             if counted {
-                self.cells.add(block);
+                self.cells.add(block, &ends);
                 self.label(block);
             }
         }
+        self.open = left_open(blocks);
+        // Of a register that stands twice in a doubtful segment the later run holds.
+        let registers = &self.registers;
+        let is_open = |id: &RegisterId| registers.get(id).is_some_and(|end| end.closed.is_none());
+        self.open.retain(is_open);
     }
 
     fn label(&mut self, block: &Block) {
@@ -117,47 +134,61 @@ impl Cells {
         }
     }
 
-    fn advance(&mut self, block: &Block, run: &Run) {
+    /// Moves a register on, and says where the run leaves it.
+    fn advance(&mut self, block: &Block, run: &Run) -> (Timestamp, Reading) {
         let shape = block.shape(run);
-        let opened = run.opened.map(|basis| (basis, shape.start));
         let reading = odometer::closing(block, run).unwrap_or(run.opening);
         if let Some(end) = self.registers.get_mut(&run.register) {
             if end.workload != block.workload {
                 end.workload = block.workload.clone();
             }
             end.meter = run.meter;
-            end.opened = opened.or(end.opened);
             end.at = end.at.max(shape.end());
             end.reading = reading;
             end.closed = run.closed;
-            return;
+            return (shape.end(), reading);
         }
         let end = RegisterEnd {
             workload: block.workload.clone(),
             meter: run.meter,
-            opened,
+            since: shape.start,
+            basis: run.opened,
             at: shape.end(),
             reading,
             closed: run.closed,
         };
         self.registers.insert(run.register, end);
+        (shape.end(), reading)
     }
 }
 
 impl ByWorkload {
-    fn add(&mut self, block: &Block) {
+    /// Adds a block whose runs end with these readings.
+    fn add(&mut self, block: &Block, ends: &[(Timestamp, Reading)]) {
         if !self.0.contains_key(&block.workload) {
             self.0.insert(block.workload.clone(), BTreeMap::new());
         }
         let Some(meters) = self.0.get_mut(&block.workload) else {
             return;
         };
-        for run in block.runs() {
-            let quarters = meters.entry(run.meter).or_default();
+        for (run, end) in block.runs().iter().zip(ends) {
+            let metered = meters.entry(run.meter).or_default();
             block
                 .intervals(run)
-                .for_each(|interval| add(quarters, run.meter, &interval));
+                .for_each(|interval| add(&mut metered.quarters, run.meter, &interval));
+            leave(&mut metered.lasts, block.shape(run).start, *end);
         }
+    }
+
+    /// Each (workload, meter).
+    pub fn metered<'a>(
+        &'a self,
+    ) -> impl Iterator<Item = (&'a WorkloadName, Meter, &'a Metered)> + Send {
+        self.0.iter().flat_map(|(workload, meters)| {
+            let with_workload =
+                move |(meter, metered): (&'a Meter, &'a Metered)| (workload, *meter, metered);
+            meters.iter().map(with_workload)
+        })
     }
 }
 
@@ -167,9 +198,23 @@ impl<'a> IntoIterator for &'a ByWorkload {
 
     fn into_iter(self) -> Self::IntoIter {
         Box::new(self.0.iter().flat_map(|(workload, meters)| {
-            let with_workload = move |(meter, quarters)| ((workload, meter), quarters);
+            let with_workload = move |(meter, metered): (&'a Meter, &'a Metered)| {
+                ((workload, meter), &metered.quarters)
+            };
             meters.iter().map(with_workload)
         }))
+    }
+}
+
+/// Notes the end of a run in every hour that it has time in. The latest end holds, of equal ones the
+/// higher reading, so that the order of runs does not matter.
+fn leave(lasts: &mut Lasts, start: Timestamp, end: (Timestamp, Reading)) {
+    if start >= end.0 {
+        return;
+    }
+    for hour in start.as_micros() / HOUR_US..end.0.as_micros().div_ceil(HOUR_US) {
+        let held = lasts.entry(hour).or_insert(end);
+        *held = (*held).max(end);
     }
 }
 

@@ -36,6 +36,11 @@ pub(super) struct Bulk<'a> {
 pub(super) struct Values(Vec<Value>);
 
 impl Values {
+    /// All of them.
+    pub(super) fn into_inner(self) -> Vec<Value> {
+        self.0
+    }
+
     /// One more.
     #[expect(
         clippy::unnecessary_wraps,

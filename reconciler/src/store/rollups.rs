@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use tallystick_common::ids::{RegisterId, WorkloadName};
 use tallystick_common::meter::Meter;
+use tallystick_common::reading::Reading;
 use tallystick_common::segment::{Basis, CloseReason};
 use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 
@@ -15,6 +16,10 @@ use super::sql;
 use super::streams::StreamRow;
 use super::{Connection, StoreError};
 use crate::rollup::{Advance, Cell, Cells, Labels, Quarters, RegisterEnd, place};
+
+mod rows;
+
+pub use rows::{Difference, Rows, Scope, differences, due, held, replace};
 
 /// The columns of a row that come in fours, in the order of the table.
 const GROUPS: [(&str, bool); 6] = [
@@ -30,15 +35,15 @@ const GROUPS: [(&str, bool); 6] = [
 type Names<'a> = HashMap<(NodeRow, &'a WorkloadName), i64>;
 
 /// An hour of one (workload, meter).
-struct Row<'a> {
+struct Row {
     hour: u64,
     workload: i64,
     meter: Meter,
     cells: [Cell; 4],
-    last: Option<&'a RegisterEnd>,
+    last: (Timestamp, Reading),
 }
 
-impl Row<'_> {
+impl Row {
     fn key(&self) -> (u64, i64, u16) {
         (self.hour, self.workload, self.meter.code())
     }
@@ -48,10 +53,7 @@ impl Row<'_> {
         for (cell, more) in self.cells.iter_mut().zip(&other.cells) {
             cell.add(more);
         }
-        let at = |row: &Self| row.last.map_or(Timestamp::EPOCH, |end| end.at);
-        if at(other) >= at(self) {
-            self.last = other.last;
-        }
+        self.last = self.last.max(other.last);
         true
     }
 }
@@ -74,15 +76,11 @@ pub fn rows(cells: &Cells) -> usize {
 /// When the database fails, or a cell exceeds a BIGINT (which admission rules out).
 pub async fn add(conn: &mut Connection, advances: &[Advance]) -> Result<(), StoreError> {
     let names = names(conn, advances).await?;
-    let mut rows: Vec<Row<'_>> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for advance in advances {
         rows.append(&mut hours(advance, &names)?);
     }
-    // In the order of the key, so that neighbours on disk are written together.
-    rows.sort_by_key(Row::key);
-    // Streams of one node may share rows, and one statement takes a key once.
-    rows.dedup_by(|row, before| before.key() == row.key() && before.absorb(row));
-    put_rows(conn, &rows).await?;
+    put_rows(conn, &merged(rows)).await?;
     put_registers(conn, advances, &names).await?;
     put_labels(conn, advances, &names).await?;
     close_left_out(conn, advances).await
@@ -93,35 +91,30 @@ fn named(names: &Names<'_>, node: NodeRow, workload: &WorkloadName) -> Result<i6
     row.ok_or_else(|| StoreError::damaged("workloads", format!("{workload} has no row")))
 }
 
-fn hours<'a>(advance: &'a Advance, names: &Names<'_>) -> Result<Vec<Row<'a>>, StoreError> {
-    let cells = &advance.cells;
-    let last = last_of(cells);
+fn hours(advance: &Advance, names: &Names<'_>) -> Result<Vec<Row>, StoreError> {
     let mut rows = Vec::new();
-    for ((name, &meter), quarters) in &cells.cells {
+    for (name, meter, metered) in advance.cells.cells.metered() {
         let workload = named(names, advance.stream.node_row, name)?;
-        for (hour, cells) in by_hour(quarters) {
+        for (hour, cells) in by_hour(&metered.quarters) {
+            let last = metered.lasts.get(&hour).copied();
             rows.push(Row {
                 hour,
                 workload,
                 meter,
                 cells,
-                last: last.get(&(name, meter)).copied(),
+                last: last.unwrap_or((Timestamp::EPOCH, Reading(0))),
             });
         }
     }
     Ok(rows)
 }
 
-/// The register of each (workload, meter) that accounts for the most time.
-fn last_of(cells: &Cells) -> HashMap<(&WorkloadName, Meter), &RegisterEnd> {
-    let mut last: HashMap<_, &RegisterEnd> = HashMap::new();
-    for end in cells.registers.values() {
-        let held = last.entry((&end.workload, end.meter)).or_insert(end);
-        if end.at >= held.at {
-            *held = end;
-        }
-    }
-    last
+/// In the order of the key, so that neighbours on disk are written together, and each key once: streams
+/// of one node may share rows, and one statement takes a key once.
+fn merged(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.sort_by_key(Row::key);
+    rows.dedup_by(|row, before| before.key() == row.key() && before.absorb(row));
+    rows
 }
 
 fn by_hour(quarters: &Quarters) -> BTreeMap<u64, [Cell; 4]> {
@@ -133,7 +126,7 @@ fn by_hour(quarters: &Quarters) -> BTreeMap<u64, [Cell; 4]> {
     hours
 }
 
-async fn put_rows(conn: &mut Connection, rows: &[Row<'_>]) -> Result<(), StoreError> {
+async fn put_rows(conn: &mut Connection, rows: &[Row]) -> Result<(), StoreError> {
     let (before, after) = upsert();
     let bulk = Bulk {
         before: &before,
@@ -142,6 +135,10 @@ async fn put_rows(conn: &mut Connection, rows: &[Row<'_>]) -> Result<(), StoreEr
     };
     bulk.execute(conn, rows, bind_row).await.map(drop)
 }
+
+/// Of equal ends the higher reading holds, so that the order of writing does not matter.
+const LATER: &str = "excluded.last_at > rollups.last_at OR \
+                     (excluded.last_at = rollups.last_at AND excluded.last_reading > rollups.last_reading)";
 
 fn upsert() -> (String, String) {
     let mut columns = String::from("hour, workload, meter");
@@ -164,13 +161,13 @@ fn upsert() -> (String, String) {
         format!("INSERT INTO rollups ({columns}, last_at, last_reading)"),
         format!(
             "ON CONFLICT (hour, workload, meter) DO UPDATE SET {updates}\
-             last_reading = CASE WHEN excluded.last_at >= rollups.last_at THEN excluded.last_reading ELSE rollups.last_reading END, \
-             last_at = CASE WHEN excluded.last_at >= rollups.last_at THEN excluded.last_at ELSE rollups.last_at END"
+             last_reading = CASE WHEN {LATER} THEN excluded.last_reading ELSE rollups.last_reading END, \
+             last_at = CASE WHEN excluded.last_at > rollups.last_at THEN excluded.last_at ELSE rollups.last_at END"
         ),
     )
 }
 
-fn bind_row(values: &mut Values, row: &Row<'_>) -> Result<(), StoreError> {
+fn bind_row(values: &mut Values, row: &Row) -> Result<(), StoreError> {
     values.add(number(row.hour, "an hour")?)?;
     values.add(row.workload)?;
     values.add(i64::from(row.meter.code()))?;
@@ -193,9 +190,8 @@ fn bind_row(values: &mut Values, row: &Row<'_>) -> Result<(), StoreError> {
             values.add(wide(field(cell))?)?;
         }
     }
-    values.add(row.last.map_or(0, |end| end.at.as_i64()))?;
-    let reading = row.last.map_or(0, |end| end.reading.0);
-    values.add(reading.to_be_bytes().as_slice())
+    values.add(row.last.0.as_i64())?;
+    values.add(row.last.1.0.to_be_bytes().as_slice())
 }
 
 /// When each workload was first seen in these segments: by its registers or, where a segment that is not
@@ -205,9 +201,8 @@ fn firsts(advances: &[Advance]) -> BTreeMap<(NodeRow, &WorkloadName), Timestamp>
     for advance in advances {
         let node = advance.stream.node_row;
         for end in advance.cells.registers.values() {
-            let first = end.opened.map_or(end.at, |(_, at)| at);
-            let held = firsts.entry((node, &end.workload)).or_insert(first);
-            *held = first.min(*held);
+            let held = firsts.entry((node, &end.workload)).or_insert(end.since);
+            *held = end.since.min(*held);
         }
         for ((name, _), quarters) in &advance.cells.cells {
             let first = quarters
@@ -410,16 +405,16 @@ fn bind_register(
     workload: i64,
     end: &RegisterEnd,
 ) -> Result<(), StoreError> {
-    let basis = match end.opened {
-        Some((Basis::Birth, _)) => "birth",
-        Some((Basis::FirstSeen { .. }, _)) | None => "first_seen",
+    let basis = match end.basis {
+        Some(Basis::Birth) => "birth",
+        Some(Basis::FirstSeen { .. }) | None => "first_seen",
     };
     values.add(stream.0)?;
     values.add(number(register.0, "a register")?)?;
     values.add(workload)?;
     values.add(i64::from(end.meter.code()))?;
     values.add(basis)?;
-    values.add(end.opened.map_or(end.at, |(_, at)| at).as_i64())?;
+    values.add(end.since.as_i64())?;
     values.add(end.at.as_i64())?;
     values.add(end.reading.0.to_be_bytes().as_slice())?;
     values.add(end.closed.map(close_name))

@@ -11,7 +11,7 @@ use sqlx::{Arguments as _, ColumnIndex, Row as _, SqlSafeStr, SqlStr};
 use super::Connection;
 
 /// A bound value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// BIGINT.
     Number(Option<i64>),
