@@ -4,8 +4,9 @@
 //! certificate authority by fingerprint, so the first connection is authenticated already. Storing
 //! what comes back belongs to the caller.
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rcgen::{CertificateParams, DistinguishedName, PublicKeyData, SignatureAlgorithm, SigningKey};
+use rustls::pki_types::CertificateDer;
+use rustls::sign::Signer;
 use tallystick_common::ids::Hash;
 use tallystick_common::keys::{
     AuthorityRetirement, AuthoritySuccession, EnrolmentRecord, PublicKey, ReceiptKeyCertificate,
@@ -143,13 +144,39 @@ fn request(token: &JoinToken, name: &str, keys: &NodeKeys) -> Result<EnrollReque
     })
 }
 
+/// The TLS key, as a certificate request is made with it.
+struct TlsKey {
+    signer: Box<dyn Signer>,
+    public: PublicKey,
+}
+
+impl TlsKey {
+    fn of(seed: &[u8; 32]) -> Result<Self, rcgen::Error> {
+        let signer = tls::signer(seed).ok_or(rcgen::Error::CouldNotParseKeyPair)?;
+        let public = SecretKey::from_seed(seed).public();
+        Ok(Self { signer, public })
+    }
+}
+
+impl PublicKeyData for TlsKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.public.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &rcgen::PKCS_ED25519
+    }
+}
+
+impl SigningKey for TlsKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signed = self.signer.sign(message);
+        signed.map_err(|_| rcgen::Error::RingUnspecified)
+    }
+}
+
 fn certificate_request(seed: &[u8; 32]) -> Result<Vec<u8>, rcgen::Error> {
-    let key = match tls::private_key(seed) {
-        PrivateKeyDer::Pkcs8(key) => {
-            KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ED25519)?
-        }
-        _ => return Err(rcgen::Error::CouldNotParseKeyPair),
-    };
+    let key = TlsKey::of(seed)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     Ok(params.serialize_request(&key)?.der().to_vec())

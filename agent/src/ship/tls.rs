@@ -11,10 +11,15 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::sign::Signer;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore,
     SignatureScheme,
 };
+
+mod provider;
+
+use provider::provider;
 
 /// RFC 8410: a PKCS #8 version 1 document of an Ed25519 key, up to the seed.
 const PKCS8_ED25519_PREFIX: [u8; 16] = [
@@ -29,6 +34,13 @@ const SPKI_ED25519_PREFIX: [u8; 10] = [0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70,
 pub fn private_key(seed: &[u8; 32]) -> PrivateKeyDer<'static> {
     let der = [PKCS8_ED25519_PREFIX.as_slice(), seed].concat();
     PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der))
+}
+
+/// What signs with that key, for a certificate request.
+#[must_use]
+pub fn signer(seed: &[u8; 32]) -> Option<Box<dyn Signer>> {
+    let key = provider().key_provider.load_private_key(private_key(seed));
+    key.ok()?.choose_scheme(&[SignatureScheme::ED25519])
 }
 
 /// The Ed25519 key of a certificate authority's certificate, which also signs enrolment records
@@ -119,10 +131,6 @@ pub fn node(
         .with_client_auth_cert(vec![certificate], private_key(seed))?;
     config.alpn_protocols = vec![alpn.to_vec()];
     Ok(config)
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn only(authority: &CertificateDer<'_>) -> Result<RootCertStore, TlsError> {
