@@ -1,6 +1,7 @@
 //! Both sides of the way, and what is needed to test them.
 //!
 //! `process` and `sides` run the product's binaries, `world` runs both sides in the test's own process;
+//! `month` meters a made-up host for days;
 //! `fixture` makes segments of any size, `bench` whole fleets of them. Nothing here listens elsewhere than
 //! on loopback, on a port that the kernel chose.
 
@@ -13,6 +14,7 @@ pub mod fixture;
 pub mod group;
 pub mod halves;
 pub mod http;
+pub mod month;
 pub mod poll;
 pub mod postgres;
 pub mod process;

@@ -7,158 +7,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tallystick_agent::accrue;
 use tallystick_agent::buffer::{Buffer, Handle, Settings};
-use tallystick_agent::sample::{Identity, Moment, Raw, Sample, SourceReading};
 use tallystick_agent::station::Station;
-use tallystick_common::ids::{BootId, Hash, Seq, StreamId, WorkloadName};
+use tallystick_common::ids::{Seq, StreamId};
 use tallystick_common::meter::Meter;
-use tallystick_common::time::{Micros, QUARTER_HOUR_US, Timestamp};
+use tallystick_common::time::{Micros, QUARTER_HOUR_US};
 use tallystick_reconciler::store::streams::StreamRow;
 use tallystick_reconciler::store::{Connection, inspect, streams};
-use tallystick_tests::draw::Draw;
+use tallystick_tests::month::{DAY_S, DAYS, Host, REGISTERS, SAMPLE_S, SEGMENTS, accrual, meter};
 use tallystick_tests::world::{Node, Reconciler, now, until};
 
-const DAYS: u64 = 30;
-const DAY_S: u64 = 24 * 3600;
-/// The defaults of the configuration.
-const SAMPLE_S: u64 = 10;
-const SEAL_S: u64 = 60;
-/// One segment a minute.
-const SEGMENTS: u64 = 43_200;
-const REGISTERS: usize = 200;
-/// With `host` and `host/other` fifty workloads of four meters each.
-const CGROUPS: usize = 48;
-const METERS: [Meter; 4] = [
-    Meter::CPU_TIME,
-    Meter::DISK_READ,
-    Meter::DISK_WRITE,
-    Meter::MEMORY_USAGE,
-];
-const BOOT: BootId = BootId([8; 16]);
 const PATIENCE: Duration = Duration::from_secs(280);
-
-/// A host under load, sample by sample.
-struct Host {
-    sample: Sample,
-    begin: Timestamp,
-    second: u64,
-    draw: Draw,
-}
-
-impl Host {
-    fn new(begin: Timestamp) -> Self {
-        let cgroups = (0..CGROUPS).map(|n| format!("cgroup/customer-{n}.slice"));
-        let workloads = std::iter::once("host".to_owned()).chain(cgroups);
-        let mut sources = Vec::new();
-        for (incarnation, name) in workloads.enumerate() {
-            for meter in METERS {
-                sources.push(SourceReading {
-                    workload: WorkloadName::new(name.clone()).unwrap(),
-                    meter,
-                    identity: Identity {
-                        boot: BOOT,
-                        domain: "cgroup2".to_owned(),
-                        incarnation: incarnation as u64,
-                    },
-                    raw: raw(meter, 1 << 40),
-                });
-            }
-        }
-        let sample = Sample {
-            boot: BOOT,
-            moment: moment(begin, 0),
-            sources,
-            last: Vec::new(),
-            walks: Vec::new(),
-            labels: std::sync::Arc::default(),
-            notes: Vec::new(),
-        };
-        Self {
-            sample,
-            begin,
-            second: 0,
-            draw: Draw::seeded("offline"),
-        }
-    }
-
-    /// Time passes until the next sample; every control group uses something, the host a little more.
-    fn pass(&mut self) {
-        self.second += SAMPLE_S;
-        self.sample.moment = moment(self.begin, self.second);
-        let (host, cgroups) = self.sample.sources.split_at_mut(METERS.len());
-        let mut sums = [0_u128; METERS.len()];
-        for sources in cgroups.chunks_mut(METERS.len()) {
-            for (source, sum) in sources.iter_mut().zip(&mut sums) {
-                *sum += used(source, u128::from(self.draw.below(4_000_000)));
-            }
-        }
-        for (source, sum) in host.iter_mut().zip(sums) {
-            used(source, sum + 1_000);
-        }
-    }
-
-    fn counter(&self, workload: &str, meter: Meter) -> u128 {
-        let mut sources = self.sample.sources.iter();
-        let found =
-            sources.find(|source| source.workload.as_str() == workload && source.meter == meter);
-        match found.unwrap().raw {
-            Raw::Counter(raw) => raw,
-            ref other => panic!("{other:?}"),
-        }
-    }
-}
-
-fn raw(meter: Meter, value: u128) -> Raw {
-    if meter == Meter::MEMORY_USAGE {
-        Raw::Level(value)
-    } else {
-        Raw::Counter(value)
-    }
-}
-
-/// Adds `amount` to a counter, or makes it the level.
-fn used(source: &mut SourceReading, amount: u128) -> u128 {
-    match &mut source.raw {
-        Raw::Counter(raw) => *raw += amount,
-        Raw::Level(level) => *level = amount * 1024,
-        Raw::Unreadable(_) => {}
-    }
-    amount
-}
-
-fn moment(begin: Timestamp, second: u64) -> Moment {
-    let since_boot = Micros::from_seconds(1_000_000 + second);
-    Moment {
-        wall: begin.saturating_add(Micros::from_seconds(second)),
-        monotonic: since_boot,
-        boottime: since_boot,
-    }
-}
-
-fn accrual() -> accrue::Settings {
-    accrue::Settings {
-        sample: Micros::from_seconds(SAMPLE_S),
-        register_limit: 10_000,
-        config: Hash([1; 32]),
-        labels: Vec::new(),
-        begins: Timestamp::EPOCH,
-    }
-}
-
-/// Meters so many days, seals every minute.
-fn meter(station: &mut Station, host: &mut Host, days: u64) {
-    station.observe(&host.sample);
-    let mut seed = [0; 32];
-    while host.second < days * DAY_S {
-        host.pass();
-        station.observe(&host.sample);
-        if host.second.is_multiple_of(SEAL_S) {
-            seed[..8].copy_from_slice(&host.draw.number().to_le_bytes());
-            station.seal(seed).unwrap().expect("a minute has passed");
-        }
-    }
-}
 
 /// What the odometers of all registers stand at.
 fn readings(station: &Station) -> BTreeMap<(String, String), String> {

@@ -17,6 +17,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -435,8 +436,29 @@ fn is_locked(error: &StoreError) -> bool {
     matches!(error, StoreError::Sled(sled::Error::Io(io)) if io.to_string().contains("could not acquire lock"))
 }
 
+/// Threads begun during the call may be woken late by timers. sled's seven look once a second whether there
+/// is something to do, though they are woken when there is: that would be a quarter of what the agent computes.
+struct Patience;
+
+impl Patience {
+    const SLACK_NANOS: NonZeroU64 = NonZeroU64::new(30_000_000_000).unwrap();
+
+    fn begin() -> Self {
+        // Threads inherit it; a kernel that refuses wakes them more often.
+        let _ = rustix::thread::set_current_timer_slack(Some(Self::SLACK_NANOS));
+        Self
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        let _ = rustix::thread::set_current_timer_slack(None);
+    }
+}
+
 /// Runs what may panic inside sled.
 fn guard<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let _patience = Patience::begin();
     catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
