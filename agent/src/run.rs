@@ -412,6 +412,8 @@ impl Agent {
             // Shown with the next seal.
             ShipEvent::Receipted(receipt) => {
                 tracing::debug!(seq = %receipt.seq, "receipted");
+                self.status.receipted_through = Some(receipt.seq);
+                self.status.receipted_at = Some(receipt.at);
             }
             ShipEvent::Renewed(renewed) => {
                 tracing::info!("the certificate is renewed");

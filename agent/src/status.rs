@@ -248,7 +248,12 @@ impl Status {
 
     /// Takes note of the last receipt.
     pub fn note_receipt(&mut self, receipt: Option<&ReceiptMark>, identity: &Identity) {
-        self.receipted_through = receipt.map(|receipt| receipt.through);
+        let through = receipt.map(|receipt| receipt.through);
+        if self.receipted_through == through && self.receipted_at.is_some() {
+            // Said when it came in; reading it again costs more than a sample does.
+            return;
+        }
+        self.receipted_through = through;
         self.receipted_at = receipt
             .and_then(|receipt| identity.read_receipt(&receipt.bytes))
             .map(|receipt| receipt.at);

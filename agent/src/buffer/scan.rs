@@ -4,8 +4,8 @@
 //! are no records. Changes nothing on disk: what to do about damage is decided in `recovery`.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bincode::{Decode, Encode};
@@ -72,6 +72,31 @@ impl From<&StoredSegment> for Facts {
     }
 }
 
+/// What is known of segments, by number. One piece of memory, which the system gets back whole: a month is
+/// known of here while the agent starts.
+#[derive(Debug, Default)]
+pub(super) struct Segments(Vec<Facts>);
+
+impl Segments {
+    pub(super) fn get(&self, seq: Seq) -> Option<&Facts> {
+        self.place(seq).ok().and_then(|place| self.0.get(place))
+    }
+
+    fn insert(&mut self, facts: Facts) {
+        match self.place(facts.seq) {
+            Ok(place) => self.0[place] = facts,
+            Err(place) => self.0.insert(place, facts),
+        }
+    }
+
+    fn place(&self, seq: Seq) -> Result<usize, usize> {
+        match self.0.last() {
+            Some(last) if last.seq >= seq => self.0.binary_search_by_key(&seq, |facts| facts.seq),
+            _ => Err(self.0.len()),
+        }
+    }
+}
+
 /// One file that could be read.
 #[derive(Debug, Default)]
 pub(super) struct ScannedFile {
@@ -96,7 +121,7 @@ pub(super) struct Scan {
     pub(super) superseded: Vec<u64>,
     /// `None` when no file has a readable checkpoint.
     pub(super) mark: Option<Mark>,
-    pub(super) segments: BTreeMap<Seq, Facts>,
+    pub(super) segments: Segments,
     pub(super) state: StateTrack,
     pub(super) rate: Rate,
     pub(super) next_record: u64,
@@ -130,7 +155,7 @@ impl Scan {
             }
             Record::Sealed(sealed) => {
                 let facts = Facts::from(&sealed.segment);
-                self.segments.insert(facts.seq, facts);
+                self.segments.insert(facts);
                 self.files
                     .entry(number)
                     .or_default()
@@ -181,7 +206,7 @@ impl Scan {
                 } else {
                     self.ended.extend(elders);
                 }
-                self.segments.clear();
+                self.segments = Segments::default();
                 self.state = StateTrack::default();
                 self.rate = Rate::default();
                 self.mark = Some(mark);
@@ -203,10 +228,15 @@ impl Scan {
 /// Reads every file of the journal in `dir`. A folder that is not there is an empty journal.
 pub(super) fn scan(dir: &Path) -> Result<Scan, BufferError> {
     let mut scan = Scan::default();
+    // The same memory for every file.
+    let mut bytes = Vec::new();
     for number in numbers(dir)? {
         scan.last_file = number;
         let path = file_path(dir, number);
-        let bytes = fs::read(&path).map_err(BufferError::io("read", &path))?;
+        bytes.clear();
+        File::open(&path)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .map_err(BufferError::io("read", &path))?;
         scan.files.insert(
             number,
             ScannedFile {

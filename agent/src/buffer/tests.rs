@@ -440,7 +440,10 @@ fn a_new_stream_keeps_what_was_not_receipted_of_the_old() {
     assert_eq!(buffer.segments_from(Seq(0), 9, 9).unwrap(), []);
     drop(buffer);
     let ended = scan::scan(&folder.path().join("ended").join(STREAM.to_string())).unwrap();
-    assert_eq!(ended.segments.len(), 7);
+    let known: Vec<u64> = (0..9)
+        .filter(|seq| ended.segments.get(Seq(*seq)).is_some())
+        .collect();
+    assert_eq!(known, [0, 1, 2, 3, 4, 5, 6]);
     let (buffer, recovered) = open(folder.path());
     assert_eq!((recovered.stream, recovered.predecessor), (FRESH, after));
     assert_eq!(recovered.state.as_deref(), Some(b"opened anew".as_slice()));

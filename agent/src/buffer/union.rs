@@ -47,7 +47,7 @@ impl Union {
         for seq in (first.0..mark.head.next.0).map(Seq) {
             let follows = |facts: &Facts| facts.previous == hash;
             let journaled = journal
-                .and_then(|_| scan.segments.get(&seq))
+                .and_then(|_| scan.segments.get(seq))
                 .copied()
                 .filter(follows);
             journal_is_whole &= journaled.is_some();
