@@ -1,0 +1,101 @@
+//! Both sides and all that can happen to them, in one thread on simulated time, against a ledger that
+//! knows the truth.
+//!
+//! ```text
+//! op ─▶ world ─┬─ machine ─▶ agent ─▶ link ─▶ reconciler      the product's parts
+//!              └─ model (meter, ledger, tariff) ◀─ audit      plain arithmetic, ids only
+//! ```
+//!
+//! The agents are the product's accrual, sealing and conversation, in memory or as the real station with
+//! its journal and store on disk; the reconciler is its real commit, store, rollups and billing. There are
+//! no sockets. A crash leaves what the files held at that moment. Every verdict, stored segment, figure and
+//! bill is held against the model, and after the last operation everything sealed has to arrive.
+
+use std::panic::AssertUnwindSafe;
+
+use tallystick_common::failpoint;
+
+mod agent;
+mod audit;
+mod finding;
+mod ground;
+mod link;
+mod machine;
+pub mod model;
+mod office;
+pub mod op;
+mod reconciler;
+mod shrink;
+mod spoil;
+mod world;
+
+pub use finding::Finding;
+pub use ground::Ground;
+use op::Sequence;
+pub use shrink::shrink;
+use world::World;
+
+/// How a simulation looks at the product.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Watch {
+    /// Tell nothing of verdicts, only what they lead to.
+    pub totals_only: bool,
+    /// Go without the check of an invariant.
+    pub without: Option<&'static str>,
+}
+
+/// A thread in which worlds are made, one after another.
+#[derive(Debug)]
+pub struct Stage {
+    runtime: tokio::runtime::Runtime,
+    ground: Ground,
+}
+
+impl Stage {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let ground = runtime.block_on(Ground::new())?;
+        Ok(Self { runtime, ground })
+    }
+
+    /// Plays a sequence: what is wrong, if anything is.
+    ///
+    /// # Errors
+    /// What was found first.
+    pub fn play(&self, sequence: &Sequence, watch: Watch) -> Result<(), Finding> {
+        failpoint::remove(watch.without);
+        let played = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            self.runtime.block_on(play(&self.ground, sequence, watch))
+        }));
+        failpoint::listen(None);
+        failpoint::remove(None);
+        played.unwrap_or_else(|_| {
+            let detail = "something panicked".to_owned();
+            Err(Finding {
+                invariant: "it works",
+                detail,
+            })
+        })
+    }
+}
+
+async fn play(ground: &Ground, sequence: &Sequence, watch: Watch) -> Result<(), Finding> {
+    let mut world = World::begin(ground, sequence.on_disk, !watch.totals_only).await?;
+    let found = all(&mut world, sequence).await;
+    world.end().await;
+    found
+}
+
+async fn all(world: &mut World, sequence: &Sequence) -> Result<(), Finding> {
+    for op in &sequence.ops {
+        world.apply(*op).await?;
+    }
+    world.settle().await?;
+    world.audit(true).await
+}
