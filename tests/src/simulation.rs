@@ -33,7 +33,34 @@ pub use finding::Finding;
 pub use ground::Ground;
 use op::Sequence;
 pub use shrink::shrink;
+pub use world::Seen;
 use world::World;
+
+/// What a simulation of many sequences has to see, or it has not been where it should.
+pub const EVENTS: [&str; 22] = [
+    "counted",
+    "counted, the last one",
+    "quarantined, spoiled",
+    "quarantined, measured elsewhere",
+    "duplicate",
+    "ahead",
+    "fork",
+    "refused",
+    "stream over, rolled back",
+    "stream over, another hash",
+    "stream over, refused",
+    "receipt",
+    "agent died with a seal",
+    "agent died with a receipt",
+    "agent restored",
+    "reconciler died in a commit",
+    "reconciler died in rollups",
+    "reconciler died issuing",
+    "store restored",
+    "issued by proof",
+    "issued with gaps",
+    "an invoice over something",
+];
 
 /// How a simulation looks at the product.
 #[derive(Debug, Clone, Copy, Default)]
@@ -64,11 +91,11 @@ impl Stage {
         Ok(Self { runtime, ground })
     }
 
-    /// Plays a sequence: what is wrong, if anything is.
+    /// Plays a sequence: what there was to see in it.
     ///
     /// # Errors
     /// What was found first.
-    pub fn play(&self, sequence: &Sequence, watch: Watch) -> Result<(), Finding> {
+    pub fn play(&self, sequence: &Sequence, watch: Watch) -> Result<Seen, Finding> {
         failpoint::remove(watch.without);
         let played = std::panic::catch_unwind(AssertUnwindSafe(|| {
             self.runtime.block_on(play(&self.ground, sequence, watch))
@@ -85,11 +112,11 @@ impl Stage {
     }
 }
 
-async fn play(ground: &Ground, sequence: &Sequence, watch: Watch) -> Result<(), Finding> {
+async fn play(ground: &Ground, sequence: &Sequence, watch: Watch) -> Result<Seen, Finding> {
     let mut world = World::begin(ground, sequence.on_disk, !watch.totals_only).await?;
     let found = all(&mut world, sequence).await;
-    world.end().await;
-    found
+    let seen = world.end().await;
+    found.map(|()| seen)
 }
 
 async fn all(world: &mut World, sequence: &Sequence) -> Result<(), Finding> {

@@ -13,3 +13,18 @@ fn replay(on_disk: bool, ops: &[Op]) {
         panic!("{finding}");
     }
 }
+
+#[test]
+#[rustfmt::skip]
+fn a_clone_that_seals_the_same_number_is_a_fork() {
+    let ops = [
+        Clone { agent: 0 },
+        Start { agent: 2 },
+        Run { steps: 2, load: 33 },
+        Seal { agent: 0, crash: None },
+        Seal { agent: 2, crash: None },
+        Replay { pick: 1 },
+        Replay { pick: 0 },
+    ];
+    replay(false, &ops);
+}

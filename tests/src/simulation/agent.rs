@@ -105,6 +105,11 @@ impl Folders {
         Self { root, next: 0 }
     }
 
+    /// Away with all of them.
+    pub fn remove(self) {
+        let _ = std::fs::remove_dir_all(self.root);
+    }
+
     /// One that is not there yet.
     pub fn fresh(&mut self) -> PathBuf {
         self.next += 1;

@@ -22,8 +22,8 @@ pub const MONTHS: [&str; 3] = [
     "2026-12-01T00:00:00Z",
     "2027-01-01T00:00:00Z",
 ];
-/// 2026-11-30T21:00:00Z: most sequences pass into December.
-pub const BEGIN: u64 = 1_796_072_400_000_000;
+/// 2026-11-30T22:45:00Z: most sequences pass into December.
+pub const BEGIN: u64 = 1_796_078_700_000_000;
 
 const PLAN: &str = r#"
 name = "starter"

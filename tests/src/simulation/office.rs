@@ -110,6 +110,7 @@ impl World {
         };
         let place = crash.then_some("reconciler.invoice.numbered");
         let Some(issued) = dying_at(place, ask).await? else {
+            self.saw("reconciler died issuing");
             return self.crash_reconciler().await;
         };
         let end = at(MONTHS[1]).as_micros();
@@ -131,9 +132,19 @@ impl World {
             Ok(Issued::Now(_)) if !accept_gaps && !awaited.is_empty() => {
                 violated("closing", format!("a month was closed without {awaited:?}"))
             }
-            Ok(Issued::Now(invoice)) => self.note_invoice(account, &invoice),
+            Ok(Issued::Now(invoice)) => {
+                self.saw(if awaited.is_empty() {
+                    "issued by proof"
+                } else {
+                    "issued with gaps"
+                });
+                self.note_invoice(account, &invoice)
+            }
             Err(BillingError::NotEnded { .. }) if self.now < end => Ok(()),
-            Err(BillingError::Outstanding { .. }) if !awaited.is_empty() => Ok(()),
+            Err(BillingError::Outstanding { .. }) if !awaited.is_empty() => {
+                self.saw("not issued, nodes are awaited");
+                Ok(())
+            }
             Err(error) => Err(unexpected(error)),
         }
     }
@@ -145,6 +156,9 @@ impl World {
             at(MONTHS[1]).as_micros(),
         );
         let total = amount(&invoice.total.amount());
+        if total > 0 {
+            self.saw("an invoice over something");
+        }
         if total != due {
             return violated(
                 "I3",

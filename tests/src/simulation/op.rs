@@ -196,6 +196,13 @@ impl Sequence {
     pub fn drawn(draw: &mut Draw, on_disk: bool) -> Self {
         let length = 12 + draw.below(36);
         let mut ops = Vec::new();
+        if draw.below(3) > 0 {
+            ops.push(Op::Assign {
+                account: 0,
+                workload: 2,
+                quarter: byte(draw, 100),
+            });
+        }
         while (ops.len() as u64) < length {
             some(draw, &mut ops);
         }
@@ -261,6 +268,7 @@ fn some(draw: &mut Draw, ops: &mut Vec<Op>) {
         76..78 => ops.push(Op::Restart { agent }),
         78..80 => ops.push(Op::Backup { agent }),
         80..82 => ops.push(Op::Restore { agent }),
+        82..83 if draw.below(2) == 0 => twins(draw, agent, ops),
         82..83 => ops.push(Op::Clone { agent }),
         83..84 => ops.push(Op::Retire { agent }),
         84..85 => ops.push(Op::Ban { agent }),
@@ -291,6 +299,37 @@ fn whole_way(draw: &mut Draw, agent: u8, ops: &mut Vec<Op>) {
         },
         Op::Receive { agent, crash: None },
     ]);
+}
+
+/// A node and its clone, the third agent or the fourth, that both go on from one segment at once.
+fn twins(draw: &mut Draw, agent: u8, ops: &mut Vec<Op>) {
+    let twin = 2 + byte(draw, 2);
+    ops.extend([
+        Op::Start { agent },
+        run(draw),
+        Op::Seal { agent, crash: None },
+    ]);
+    ops.extend([Op::Connect { agent }, Op::Clone { agent }]);
+    ops.extend([
+        Op::Start { agent: twin },
+        Op::Connect { agent: twin },
+        run(draw),
+    ]);
+    for agent in [agent, twin] {
+        let (crash, count) = (None, 4);
+        ops.extend([Op::Seal { agent, crash }, Op::Send { agent, count }]);
+    }
+    for agent in [twin, agent] {
+        let (crash, count) = (None, 4);
+        ops.extend([
+            Op::Deliver {
+                agent,
+                count,
+                crash,
+            },
+            Op::Receive { agent, crash },
+        ]);
+    }
 }
 
 fn run(draw: &mut Draw) -> Op {

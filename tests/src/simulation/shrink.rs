@@ -51,6 +51,7 @@ fn simplify(ops: &mut [Op], test: &mut impl FnMut(&[Op]) -> bool) {
     }
 }
 
+/// Each strictly simpler than `op`, or `op` itself.
 fn simpler(op: Op) -> Vec<Op> {
     match op {
         Op::Run { load, .. } => vec![Op::Run { steps: 1, load: 1 }, Op::Run { steps: 1, load }],
@@ -78,7 +79,7 @@ fn simpler(op: Op) -> Vec<Op> {
             },
         ],
         Op::Receive { agent, .. } => vec![Op::Receive { agent, crash: None }],
-        Op::Replay { .. } => (0..4).map(|pick| Op::Replay { pick }).collect(),
+        Op::Replay { pick } => (0..pick.min(8)).map(|pick| Op::Replay { pick }).collect(),
         Op::RollUp { .. } => vec![Op::RollUp { crash: None }],
         _ => Vec::new(),
     }

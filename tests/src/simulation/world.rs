@@ -1,11 +1,12 @@
 //! A world in which operations happen: machines, agents, conversations, a reconciler; and the ledger beside it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::Context as _;
 use tallystick_agent::buffer::StoredSegment;
-use tallystick_agent::ship::session::{Consequence, Session};
+use tallystick_agent::ship::session::{Consequence, Session, StreamOver};
 use tallystick_common::ids::{Hash, NodeId, StoreEpoch, StreamId};
 use tallystick_common::keys::{KeyRing, SecretKey};
 use tallystick_common::seal::{SealedSegment, VerifiedSegment};
@@ -52,6 +53,9 @@ struct Saved {
     retired: bool,
 }
 
+/// What happened how often.
+pub type Seen = BTreeMap<&'static str, u64>;
+
 /// The world.
 #[derive(Debug)]
 pub struct World {
@@ -68,6 +72,7 @@ pub struct World {
     sealed: Vec<(StoredSegment, Rc<Content>)>,
     drawn: u64,
     epoch: StoreEpoch,
+    pub(super) seen: Seen,
     /// Whether a verdict that differs is told at once, or only what it leads to.
     watch_verdicts: bool,
 }
@@ -99,6 +104,7 @@ impl World {
             sealed: Vec::new(),
             drawn: 0,
             epoch,
+            seen: Seen::default(),
             watch_verdicts,
         };
         for node in NODES {
@@ -210,15 +216,24 @@ impl World {
         holdings.receipted.map_or(0, |seq| seq.0 + 1) >= holdings.position.next.0
     }
 
-    /// Ends it.
-    pub async fn end(self) {
+    /// Ends it, and leaves nothing behind: what there was to see in it.
+    pub async fn end(self) -> Seen {
         let Self {
             reconciler,
             players,
+            folders,
+            seen,
             ..
         } = self;
         drop(players);
         reconciler.close().await;
+        folders.remove();
+        seen
+    }
+
+    /// Something happened.
+    pub(super) fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
     pub(super) fn place(&self, agent: u8) -> usize {
@@ -278,6 +293,7 @@ impl World {
         self.note_sealed(place, sealed, last, false)?;
         if died {
             self.players[place].die();
+            self.saw("agent died with a seal");
         } else if crash.is_some() {
             self.crash_agent(place)?;
         }
@@ -387,6 +403,11 @@ impl World {
             player.agent.begin_stream(fresh, over.lives_on())?;
             player.meter.begin_stream();
             player.durable = player.meter.clone();
+            self.saw(match over {
+                StreamOver::RolledBack { .. } => "stream over, rolled back",
+                StreamOver::OtherHash { .. } => "stream over, another hash",
+                StreamOver::Refused { .. } => "stream over, refused",
+            });
         }
         Ok(())
     }
@@ -473,6 +494,7 @@ impl World {
             if verdicts.iter().any(Option::is_some) {
                 return violated("I2", "something was answered by a process that died before");
             }
+            self.saw("reconciler died in a commit");
             self.crash_reconciler().await?;
         } else if verdicts.iter().any(Option::is_none) {
             // Sessions end, agents send again; what was not committed is not in the ledger either.
@@ -496,6 +518,16 @@ impl World {
                 return violated(cited(fate, &content), said);
             }
             self.ledger.take(&content, fate);
+            self.saw(match fate {
+                Fate::Counted if content.last => "counted, the last one",
+                Fate::Counted => "counted",
+                Fate::Doubted if content.spoiled => "quarantined, spoiled",
+                Fate::Doubted => "quarantined, measured elsewhere",
+                Fate::Known => "duplicate",
+                Fate::Early => "ahead",
+                Fate::Forked => "fork",
+                Fate::Refused => "refused",
+            });
         }
         Ok(())
     }
@@ -593,6 +625,11 @@ impl World {
             if died {
                 player.die();
             }
+            self.saw(if died {
+                "agent died with a receipt"
+            } else {
+                "receipt"
+            });
         }
         Ok(())
     }
@@ -666,6 +703,7 @@ impl World {
             player.durable = saved.durable;
             player.retired = saved.retired;
             player.die();
+            self.saw("agent restored");
         }
         Ok(())
     }
@@ -689,6 +727,7 @@ impl World {
 
     async fn roll_up(&mut self, crash: Option<Crash>) -> Found<()> {
         if self.reconciler.roll_up(crash).await? {
+            self.saw("reconciler died in rollups");
             self.crash_reconciler().await?;
         }
         Ok(())
@@ -723,6 +762,7 @@ impl World {
             .restore(&copy, self.epoch, &mut self.folders)
             .await?;
         self.ledger = ledger;
+        self.saw("store restored");
         self.forget_links();
         Ok(())
     }
