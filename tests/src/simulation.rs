@@ -37,7 +37,7 @@ pub use world::Seen;
 use world::World;
 
 /// What a simulation of many sequences has to see, or it has not been where it should.
-pub const EVENTS: [&str; 22] = [
+pub const EVENTS: [&str; 23] = [
     "counted",
     "counted, the last one",
     "quarantined, spoiled",
@@ -56,6 +56,7 @@ pub const EVENTS: [&str; 22] = [
     "reconciler died in a commit",
     "reconciler died in rollups",
     "reconciler died issuing",
+    "replica changed",
     "store restored",
     "issued by proof",
     "issued with gaps",

@@ -28,3 +28,20 @@ fn a_clone_that_seals_the_same_number_is_a_fork() {
     ];
     replay(false, &ops);
 }
+
+/// As a node whose arithmetic is wrong would; found without I3.
+#[test]
+#[rustfmt::skip]
+fn a_reading_that_jumps_back_counts_nothing_twice() {
+    let ops = [
+        Assign { account: 0, workload: 2, quarter: 4 },
+        Run { steps: 2, load: 1 },
+        Seal { agent: 0, crash: None },
+        Run { steps: 1, load: 1 },
+        Spoil { agent: 0, fault: Jump },
+        Connect { agent: 0 },
+        Send { agent: 0, count: 2 },
+        Deliver { agent: 0, count: 2, crash: Some(After) },
+    ];
+    replay(false, &ops);
+}

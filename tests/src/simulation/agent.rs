@@ -65,11 +65,11 @@ impl Notes {
 enum Home {
     Memory {
         notes: Notes,
-        accrual: Option<Accrual>,
+        accrual: Option<Box<Accrual>>,
     },
     Disk {
         folder: PathBuf,
-        station: Option<Station>,
+        station: Option<Box<Station>>,
     },
 }
 
@@ -150,10 +150,11 @@ impl Agent {
     pub fn start(&mut self, fresh: StreamId) -> anyhow::Result<()> {
         match &mut self.home {
             Home::Memory { notes, accrual } => {
-                *accrual = Some(match &notes.state {
+                let running = match &notes.state {
                     None => Accrual::new(settings()),
                     Some(state) => Accrual::restore(settings(), codec::decode(state)?)?,
-                });
+                };
+                *accrual = Some(Box::new(running));
             }
             Home::Disk { folder, station } => {
                 let (buffer, recovered) = Buffer::open(folder, buffer_settings(), fresh)?;
@@ -162,7 +163,8 @@ impl Agent {
                     SecretKey::from_seed(&self.key.to_seed()),
                 );
                 let state = recovered.state.as_deref();
-                *station = Some(Station::new(self.node, key, settings(), handle, state)?);
+                let running = Station::new(self.node, key, settings(), handle, state)?;
+                *station = Some(Box::new(running));
             }
         }
         Ok(())

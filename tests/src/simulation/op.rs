@@ -155,6 +155,8 @@ pub enum Op {
     },
     /// The reconciler is killed and serves again.
     CrashReconciler,
+    /// Another process on the same store is spoken to from now on; it may be the one before the last.
+    ChangeReplica,
     /// Its store is copied.
     BackupStore,
     /// The copy is put back, as another life of the store.
@@ -275,6 +277,7 @@ fn some(draw: &mut Draw, ops: &mut Vec<Op>) {
         85..88 => ops.push(Op::RollUp {
             crash: crash(draw, 3),
         }),
+        88..89 if draw.below(3) > 0 => ops.push(Op::ChangeReplica),
         88..89 => ops.push(Op::CrashReconciler),
         89..90 => ops.push(Op::BackupStore),
         90..91 => ops.push(Op::RestoreStore),

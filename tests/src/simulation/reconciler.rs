@@ -42,8 +42,30 @@ pub struct Reconciler {
     path: PathBuf,
     /// Its store.
     pub store: Store,
+    replicas: Vec<Replica>,
+    /// Which of them is spoken to.
+    serving: usize,
+}
+
+/// One process that admits segments into the store.
+#[derive(Debug)]
+struct Replica {
     intake: Handle,
     task: JoinHandle<()>,
+}
+
+impl Replica {
+    fn of(store: &Store) -> Self {
+        let (intake, committer) = commit::channel(store.clone(), clock, Arc::default());
+        let task = tokio::spawn(committer.run());
+        Self { intake, task }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// What unwinds a process that dies.
@@ -62,13 +84,11 @@ impl Reconciler {
 
     async fn open(path: PathBuf) -> anyhow::Result<Self> {
         let store = Store::open(path.as_path()).await?;
-        let (intake, committer) = commit::channel(store.clone(), clock, Arc::default());
-        let task = tokio::spawn(committer.run());
         Ok(Self {
             path,
+            replicas: vec![Replica::of(&store)],
+            serving: 0,
             store,
-            intake,
-            task,
         })
     }
 
@@ -116,7 +136,7 @@ impl Reconciler {
     }
 
     async fn replace(&mut self, path: PathBuf) -> anyhow::Result<()> {
-        self.task.abort();
+        self.replicas.clear();
         let old = std::mem::replace(self, Self::open(path).await?);
         old.store.close().await;
         remove_store(&old.path);
@@ -124,9 +144,21 @@ impl Reconciler {
     }
 
     /// Ends.
-    pub async fn close(self) {
-        self.task.abort();
+    pub async fn close(mut self) {
+        self.replicas.clear();
         self.store.close().await;
+    }
+
+    /// From now on another process on the same store is spoken to; the one before is still there.
+    pub fn change_replica(&mut self) {
+        if self.replicas.len() < 2 {
+            self.replicas.push(Replica::of(&self.store));
+        }
+        self.serving = 1 - self.serving;
+    }
+
+    fn intake(&self) -> &Handle {
+        &self.replicas[self.serving].intake
     }
 
     /// Where a stream stands.
@@ -134,7 +166,7 @@ impl Reconciler {
     /// # Errors
     /// When the store fails.
     pub async fn position(&self, node: NodeId, stream: StreamId) -> anyhow::Result<Position> {
-        Ok(self.intake.position(node, stream).await?)
+        Ok(self.intake().position(node, stream).await?)
     }
 
     /// Commits segments together: what it answers to each, and nothing when it dies there.
@@ -156,7 +188,7 @@ impl Reconciler {
         }
         let mut waiting = Vec::new();
         for segment in segments {
-            waiting.push(self.intake.segment(segment, peer).await?);
+            waiting.push(self.intake().segment(segment, peer).await?);
         }
         let mut verdicts = Vec::new();
         for verdict in waiting {
@@ -179,12 +211,6 @@ impl Reconciler {
         let store = self.store.clone();
         let done = dying_at(place, async move { rollup::catch_up(&store).await }).await?;
         Ok(done.transpose()?.is_none())
-    }
-}
-
-impl Drop for Reconciler {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

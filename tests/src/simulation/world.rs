@@ -153,6 +153,7 @@ impl World {
             Op::Ban { agent } => self.ban(agent).await,
             Op::RollUp { crash } => self.roll_up(crash).await,
             Op::CrashReconciler => self.crash_reconciler().await,
+            Op::ChangeReplica => self.change_replica(),
             Op::BackupStore => self.backup_store(),
             Op::RestoreStore => self.restore_store().await,
             Op::Assign {
@@ -736,6 +737,13 @@ impl World {
     pub(super) async fn crash_reconciler(&mut self) -> Found<()> {
         self.reconciler.crash(&mut self.folders).await?;
         self.forget_links();
+        Ok(())
+    }
+
+    /// Connections stay: a node may be spoken to by one while its segments arrive at another.
+    fn change_replica(&mut self) -> Found<()> {
+        self.reconciler.change_replica();
+        self.saw("replica changed");
         Ok(())
     }
 
