@@ -31,7 +31,7 @@ mod world;
 
 pub use finding::Finding;
 pub use ground::Ground;
-use op::Sequence;
+use op::{Op, Sequence};
 pub use shrink::shrink;
 pub use world::Seen;
 use world::World;
@@ -125,5 +125,14 @@ async fn all(world: &mut World, sequence: &Sequence) -> Result<(), Finding> {
         world.apply(*op).await?;
     }
     world.settle().await?;
+    for account in [0, 1] {
+        let (accept_gaps, crash) = (false, false);
+        let issue = Op::Issue {
+            account,
+            accept_gaps,
+            crash,
+        };
+        world.apply(issue).await?;
+    }
     world.audit(true).await
 }

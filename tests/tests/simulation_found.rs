@@ -45,3 +45,23 @@ fn a_reading_that_jumps_back_counts_nothing_twice() {
     ];
     replay(false, &ops);
 }
+
+/// The stream that is begun then says nothing of the time since the one before: a month was closed over it.
+#[test]
+#[rustfmt::skip]
+fn a_folder_older_than_its_first_sample_leaves_a_hole_that_closes_no_month() {
+    let ops = [
+        Assign { account: 0, workload: 1, quarter: 13 },
+        Backup { agent: 1 },
+        Run { steps: 7, load: 20 },
+        Seal { agent: 1, crash: None },
+        Connect { agent: 1 },
+        Send { agent: 1, count: 1 },
+        Deliver { agent: 1, count: 1, crash: None },
+        Restore { agent: 1 },
+        Start { agent: 1 },
+        Run { steps: 7, load: 177 },
+        Connect { agent: 1 },
+    ];
+    replay(false, &ops);
+}

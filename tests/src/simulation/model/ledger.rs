@@ -157,13 +157,23 @@ impl Ledger {
         sum
     }
 
-    /// Up to when a node has accounted for time.
+    /// Up to when a node has accounted for time without leaving any out, since it began.
     #[must_use]
     pub fn accounted_through(&self, node: NodeId) -> Option<u64> {
         let own = self.streams.iter().filter(|((of, _), _)| *of == node);
-        own.flat_map(|(_, stream)| &stream.segments)
-            .map(|(content, _)| content.time.1)
-            .max()
+        let mut times: Vec<(u64, u64)> = own
+            .flat_map(|(_, stream)| &stream.segments)
+            .map(|(content, _)| content.time)
+            .collect();
+        times.sort_unstable();
+        let mut through = times.first()?.0;
+        for (from, to) in times {
+            if from > through {
+                break;
+            }
+            through = through.max(to);
+        }
+        Some(through)
     }
 
     /// Nodes that are still awaited for time up to `end`.
