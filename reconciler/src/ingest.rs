@@ -34,7 +34,7 @@ pub mod listener;
 mod peer;
 mod renew;
 mod reset;
-mod session;
+pub mod session;
 pub mod strangers;
 #[cfg(test)]
 pub(crate) mod testing;

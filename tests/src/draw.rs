@@ -11,6 +11,21 @@ impl Draw {
     /// When the variable is not a number.
     #[must_use]
     pub fn seeded(what: &str) -> Self {
+        Self::of(Self::seed(what))
+    }
+
+    /// From a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        Self(spread(seed) | 1)
+    }
+
+    /// `TALLYSTICK_SEED` if set, else a new seed; printed either way.
+    ///
+    /// # Panics
+    /// When the variable is not a number.
+    #[must_use]
+    pub fn seed(what: &str) -> u64 {
         let seed = match std::env::var("TALLYSTICK_SEED") {
             Ok(text) => text.parse().expect("TALLYSTICK_SEED is a whole number"),
             Err(_) => {
@@ -19,8 +34,7 @@ impl Draw {
             }
         };
         println!("{what}: TALLYSTICK_SEED={seed}");
-        let mixed = spread(seed);
-        Self(mixed | 1)
+        seed
     }
 
     /// The next number.

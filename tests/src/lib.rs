@@ -20,5 +20,6 @@ pub mod postgres;
 pub mod process;
 pub mod relay;
 pub mod sides;
+pub mod simulation;
 pub mod vm;
 pub mod world;

@@ -89,9 +89,10 @@ impl Facts {
         })
     }
 
-    /// Until when the node's time is accounted for. A claim about the future proves nothing.
+    /// Until when the node's time of this period is accounted for without a hole. A claim about the future
+    /// proves nothing.
     fn covered_through(&self, node: &Node) -> Option<Timestamp> {
-        store::billing::proved_through(&self.positions, node.id)
+        store::billing::accounted_through(&self.positions, node.id, self.period.from)
     }
 
     /// Instants at which usage must be cut: it may change hands or plan there.

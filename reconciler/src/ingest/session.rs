@@ -125,7 +125,7 @@ pub(super) fn refused(reason: RefusalReason, detail: impl Into<String>) -> Refus
 
 /// Something to be said.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub enum Reply {
     /// Everything up to here is on disk.
     Receipt {
         /// The last segment.
@@ -143,7 +143,7 @@ pub(super) enum Reply {
 
 /// Turns verdicts, given in the order of arrival, into as few receipts as say the same.
 #[derive(Debug, Default)]
-pub(super) struct Replies {
+pub struct Replies {
     held: Option<(Seq, Hash)>,
     receipted: Option<Seq>,
     since: Option<Seq>,
@@ -155,7 +155,7 @@ pub(super) struct Replies {
 impl Replies {
     /// After `Welcome` said that everything up to `held` is here already: it is receipted first, for
     /// an earlier receipt may have been lost.
-    pub(super) fn new(held: Option<(Seq, Hash)>) -> Self {
+    pub fn new(held: Option<(Seq, Hash)>) -> Self {
         Self {
             held,
             ..Self::default()
@@ -163,7 +163,7 @@ impl Replies {
     }
 
     /// The committed verdict on the next segment.
-    pub(super) fn handle_verdict(&mut self, seq: Seq, hash: Hash, verdict: &Verdict) {
+    pub fn handle_verdict(&mut self, seq: Seq, hash: Hash, verdict: &Verdict) {
         match verdict {
             Verdict::Accepted => self.judged(seq, hash),
             Verdict::Quarantined(_) => {
@@ -187,14 +187,14 @@ impl Replies {
     }
 
     /// Something else was refused.
-    pub(super) fn handle_refused(&mut self, refused: Refused) {
+    pub fn handle_refused(&mut self, refused: Refused) {
         if !self.has_refused() {
             self.refused = Some(refused);
         }
     }
 
     /// What to say now.
-    pub(super) fn poll(&mut self) -> Option<Reply> {
+    pub fn poll(&mut self) -> Option<Reply> {
         let news = self
             .held
             .filter(|(seq, _)| self.receipted.is_none_or(|said| *seq > said));
@@ -214,7 +214,7 @@ impl Replies {
     }
 
     /// Whether the conversation is over.
-    pub(super) fn has_refused(&self) -> bool {
+    pub fn has_refused(&self) -> bool {
         self.refused_before || self.refused.is_some()
     }
 

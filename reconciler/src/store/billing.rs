@@ -43,7 +43,9 @@ pub struct StreamPosition {
     pub seq: Option<Seq>,
     /// Its hash.
     pub head: Hash,
-    /// Until when it accounts for time.
+    /// From when it accounts for time.
+    pub covered_from: Timestamp,
+    /// Until when.
     pub covered_through: Timestamp,
     /// The same without segments ahead of the server's clock: what closing may trust.
     pub proved_through: Option<Timestamp>,
@@ -182,7 +184,7 @@ fn invoice_row(row: &Row) -> Result<InvoiceRow, StoreError> {
 pub async fn stream_positions(conn: &mut Connection) -> Result<Vec<StreamPosition>, StoreError> {
     let rows = sql::query(
         "SELECT n.node AS node, s.stream AS stream, s.next_seq AS next_seq, s.head AS head, \
-         s.covered_through AS covered_through, s.proved_through AS proved_through FROM streams s JOIN nodes n ON n.id = s.node \
+         s.covered_from AS covered_from, s.covered_through AS covered_through, s.proved_through AS proved_through FROM streams s JOIN nodes n ON n.id = s.node \
          ORDER BY s.id",
     )
     .fetch_all(conn)
@@ -196,6 +198,7 @@ pub async fn stream_positions(conn: &mut Connection) -> Result<Vec<StreamPositio
                     .checked_sub(1)
                     .map(Seq),
                 head: Hash(bytes(row, "head", "streams.head")?),
+                covered_from: instant(row, "covered_from", "streams.covered_from")?,
                 covered_through: instant(row, "covered_through", "streams.covered_through")?,
                 proved_through: optional_instant(row, "proved_through", "streams.proved_through")?,
             })
@@ -203,9 +206,72 @@ pub async fn stream_positions(conn: &mut Connection) -> Result<Vec<StreamPositio
         .collect()
 }
 
-/// Until when a node's time is proved to be accounted for, over all its streams.
+/// Until when a node's time is proved to be accounted for, over all its streams, whatever lies before.
 #[must_use]
 pub fn proved_through(positions: &[StreamPosition], node: NodeId) -> Option<Timestamp> {
     let own = positions.iter().filter(|position| position.node == node);
     own.filter_map(|position| position.proved_through).max()
+}
+
+/// Until when a node's time is proved to be accounted for from `since` on, or from where it began later, with
+/// nothing left out. One stream need not go on where another ended: a node that was rolled back, or whose
+/// segments were refused, leaves time between them that neither speaks of.
+#[must_use]
+pub fn accounted_through(
+    positions: &[StreamPosition],
+    node: NodeId,
+    since: Timestamp,
+) -> Option<Timestamp> {
+    let own = positions.iter().filter(|position| position.node == node);
+    let proved =
+        |position: &StreamPosition| Some((position.covered_from, position.proved_through?));
+    let mut extents: Vec<(Timestamp, Timestamp)> = own.filter_map(proved).collect();
+    extents.sort_unstable();
+    let (_, mut through) = *extents.first()?;
+    for (from, to) in extents {
+        if from > through.max(since) {
+            break;
+        }
+        through = through.max(to);
+    }
+    Some(through)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_seconds(seconds).unwrap()
+    }
+
+    fn accounted(extents: &[(u64, u64)], since: u64) -> Option<Timestamp> {
+        let node = NodeId([1; 16]);
+        let position = |(from, to): &(u64, u64)| StreamPosition {
+            node,
+            stream: StreamId([2; 16]),
+            seq: Some(Seq(1)),
+            head: Hash::ZERO,
+            covered_from: at(*from),
+            covered_through: at(*to),
+            proved_through: Some(at(*to)),
+        };
+        let positions: Vec<StreamPosition> = extents.iter().map(position).collect();
+        accounted_through(&positions, node, at(since))
+    }
+
+    #[test]
+    fn time_between_two_streams_is_not_accounted_for_by_the_later_one() {
+        assert_eq!(accounted(&[(10, 20), (20, 30)], 0), Some(at(30)));
+        assert_eq!(accounted(&[(25, 30), (10, 20)], 0), Some(at(20)));
+        assert_eq!(accounted(&[(10, 20), (15, 30)], 0), Some(at(30)));
+        assert_eq!(accounted(&[(10, 20), (25, 30)], 15), Some(at(20)));
+        assert_eq!(accounted(&[(10, 20), (25, 30)], 22), Some(at(20)));
+        assert_eq!(
+            accounted(&[(10, 20), (25, 30)], 25),
+            Some(at(30)),
+            "before that is another period"
+        );
+        assert_eq!(accounted(&[], 0), None);
+    }
 }
