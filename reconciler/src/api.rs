@@ -17,6 +17,7 @@ use crate::store::Store;
 
 pub mod audit;
 pub mod catalog;
+pub mod coverage;
 pub mod document;
 pub mod error;
 pub mod extract;
@@ -62,6 +63,7 @@ fn guarded() -> Vec<Operation> {
         (read.clone(), "/v1/usage", get(usage::list)),
         (read.clone(), "/v1/usage/unassigned", get(usage::unassigned)),
         (read.clone(), "/v1/usage/recent", get(usage::recent)),
+        (read.clone(), "/v1/coverage", get(coverage::list)),
         (read.clone(), "/v1/nodes", get(nodes::list)),
         (read.clone(), "/v1/nodes/{node}", get(nodes::show)),
         (

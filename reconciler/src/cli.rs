@@ -22,6 +22,7 @@ mod api_token;
 mod assign;
 mod audit;
 mod authority;
+mod coverage;
 mod evidence;
 mod init;
 mod instant;
@@ -146,6 +147,7 @@ enum Command {
     #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
     Usage(usage::Usage),
+    Coverage(coverage::Coverage),
     #[command(subcommand)]
     Rollup(rollup::RollupCommand),
     #[command(subcommand)]
@@ -216,6 +218,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Invoice(command) => command.run(session).await,
         Command::Evidence(command) => command.run(session).await,
         Command::Usage(command) => command.run(session).await,
+        Command::Coverage(command) => command.run(session).await,
         Command::Rollup(command) => command.run(session).await,
         Command::ApiToken(command) => command.run(session).await,
         Command::LoginLink(command) => command.run(session).await,

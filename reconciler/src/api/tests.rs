@@ -230,6 +230,44 @@ async fn nothing_is_told_to_nobody() {
 }
 
 #[tokio::test]
+async fn coverage_tells_of_a_node_and_of_what_an_account_has_on_it() {
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        let hour = at("2026-11-22T12:00:00Z");
+        node(&server.store, at("2026-11-22T13:00:00Z")).await;
+        acme(&server.store, hour).await;
+        cpu(&server.store, 1, hour, [1, 2, 3, 4]).await;
+        cpu(&server.store, 3, hour, [1, 2, 3, 4]).await;
+        let span = "from=2026-11-22T12:00:00Z&to=2026-11-22T14:00:00Z";
+        let told = server.get(&format!("/v1/coverage?{span}")).await.json();
+        assert_eq!(told["items"].as_array().unwrap().len(), 1, "{told}");
+        let node = &told["items"][0];
+        assert_eq!(node["workload"], Value::Null);
+        assert_eq!(node["coverage"]["exact"], 3_600_000_000_u64);
+        assert_eq!(node["coverage"]["missing"], 3_600_000_000_u64);
+        assert_eq!(node["reasons"][0]["why"], "unspoken");
+        assert_eq!(node["reasons"][0]["from"], "2026-11-22T13:00:00Z");
+        let of_account = format!("/v1/coverage?account=acme&{span}");
+        let told = server.get(&of_account).await.json();
+        assert_eq!(told["items"][1]["workload"], "cgroup/acme");
+        let path = "/v1/coverage?account=acme&period=2026-11&limit=1";
+        let told = server.get(path).await.json();
+        assert!(told["next"].is_string(), "{told}");
+        for (status, path) in [
+            (422, "/v1/coverage?period=2026-11"),
+            (
+                422,
+                "/v1/coverage?account=acme&period=2026-11&from=2026-11-01T00:00:00Z",
+            ),
+            (404, "/v1/coverage?account=nobody"),
+            (404, "/v1/coverage?node=nobody"),
+        ] {
+            assert_eq!(server.get(path).await.status, status, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_fault_is_a_problem() {
     for engine in ENGINES {
         let server = Server::start(engine).await;

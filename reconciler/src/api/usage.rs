@@ -108,19 +108,25 @@ impl UsageView {
     }
 }
 
+/// The span between two quarter-hours that is asked for: today so far, where nothing else is said.
+pub(crate) fn span(
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<Period, Problem> {
+    let from = quarter_hour(from.unwrap_or_else(|| now.floor_to(24 * HOUR_US)))?;
+    let to = quarter_hour(to.unwrap_or_else(|| now.next_multiple(QUARTER_HOUR_US)))?;
+    if from < to {
+        return Ok(Period { from, to });
+    }
+    Err(Problem::invalid(format!(
+        "the span from {from} to {to} is empty: let `from` be before `to`"
+    )))
+}
+
 impl UsageParams {
     pub(crate) fn span(&self, now: Timestamp) -> Result<Period, Problem> {
-        let from = quarter_hour(self.from.unwrap_or_else(|| now.floor_to(24 * HOUR_US)))?;
-        let to = quarter_hour(
-            self.to
-                .unwrap_or_else(|| now.next_multiple(QUARTER_HOUR_US)),
-        )?;
-        if from < to {
-            return Ok(Period { from, to });
-        }
-        Err(Problem::invalid(format!(
-            "the span from {from} to {to} is empty: let `from` be before `to`"
-        )))
+        span(self.from, self.to, now)
     }
 
     pub(crate) fn filter(&self) -> Result<Filter<'_>, Problem> {
