@@ -7,6 +7,7 @@
 
 pub mod draft;
 pub mod issue;
+pub mod leakage;
 pub mod registers;
 pub mod usage;
 

@@ -33,6 +33,7 @@ pub(crate) mod compressed;
 pub mod coverage;
 pub mod enrolment;
 pub mod inspect;
+pub mod leakage;
 mod location;
 mod migrate;
 pub mod moving;
@@ -48,6 +49,7 @@ mod sqlite;
 pub mod streams;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod turns;
 
 pub use location::{BadLocation, Location, Server};
 pub use migrate::SCHEMA_VERSION;
