@@ -12,6 +12,7 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 
+use crate::config::Rules;
 use crate::ingest::Services;
 use crate::store::Store;
 
@@ -24,6 +25,7 @@ pub mod extract;
 mod guard;
 pub mod health;
 pub mod invoices;
+pub mod leakage;
 pub mod nodes;
 pub mod openapi;
 pub mod page;
@@ -40,6 +42,8 @@ pub struct App {
     pub services: Arc<Services>,
     /// Who sells, as it stands on invoices.
     pub seller: Arc<str>,
+    /// What is decided by rule.
+    pub rules: Arc<Rules>,
     /// Where ingest listens; none when it does not.
     pub ingest: Option<SocketAddr>,
 }
@@ -64,6 +68,7 @@ fn guarded() -> Vec<Operation> {
         (read.clone(), "/v1/usage/unassigned", get(usage::unassigned)),
         (read.clone(), "/v1/usage/recent", get(usage::recent)),
         (read.clone(), "/v1/coverage", get(coverage::list)),
+        (read.clone(), "/v1/leakage", get(leakage::show)),
         (read.clone(), "/v1/nodes", get(nodes::list)),
         (read.clone(), "/v1/nodes/{node}", get(nodes::show)),
         (

@@ -8,6 +8,7 @@
 pub mod draft;
 pub mod issue;
 pub mod leakage;
+pub mod list_price;
 pub mod registers;
 pub mod usage;
 

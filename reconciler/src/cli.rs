@@ -27,6 +27,7 @@ mod evidence;
 mod init;
 mod instant;
 mod invoice;
+mod leakage;
 mod login;
 mod node;
 mod output;
@@ -148,6 +149,7 @@ enum Command {
     Evidence(evidence::EvidenceCommand),
     Usage(usage::Usage),
     Coverage(coverage::Coverage),
+    Leakage(leakage::Leakage),
     #[command(subcommand)]
     Rollup(rollup::RollupCommand),
     #[command(subcommand)]
@@ -219,6 +221,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Evidence(command) => command.run(session).await,
         Command::Usage(command) => command.run(session).await,
         Command::Coverage(command) => command.run(session).await,
+        Command::Leakage(command) => command.run(session).await,
         Command::Rollup(command) => command.run(session).await,
         Command::ApiToken(command) => command.run(session).await,
         Command::LoginLink(command) => command.run(session).await,

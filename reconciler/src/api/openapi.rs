@@ -9,14 +9,14 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, Secur
 use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, ResponseBuilder, schema::Type};
 use utoipa::{Modify, OpenApi};
 
-use super::{audit, catalog, coverage, error, health, invoices, nodes, tokens, usage};
+use super::{audit, catalog, coverage, error, health, invoices, leakage, nodes, tokens, usage};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Tallystick reconciler", description = "Metered usage, and bills that can be proved. \
         Amounts and quantities are text: decimals with their currency beside them, whole numbers of the meter's base unit."),
     paths(
-        usage::overview, usage::list, usage::unassigned, usage::recent, coverage::list,
+        usage::overview, usage::list, usage::unassigned, usage::recent, coverage::list, leakage::show,
         nodes::list, nodes::show, nodes::workloads, nodes::segments, nodes::quarantine, nodes::refusals,
         nodes::ban, nodes::retire, nodes::all_refusals, tokens::create,
         catalog::accounts, catalog::create_account, catalog::account,

@@ -9,10 +9,13 @@ use utoipa::OpenApi;
 use super::{App, guarded, open, openapi, router, schema};
 use crate::auth;
 use crate::authority::Authority;
+use crate::billing::leakage;
 use crate::billing::testing::{acme, at, cpu, node};
 use crate::clock;
+use crate::config::Rules;
 use crate::ingest::{Services, strangers::Strangers};
 use crate::store::Store;
+use crate::store::sql;
 use crate::store::testing::{ENGINES, Engine, Home, store};
 
 /// A server on a port of its own, and a client of a few lines.
@@ -50,6 +53,10 @@ impl Answer {
 
 impl Server {
     async fn start(engine: Engine) -> Self {
+        Self::with(engine, Rules::default()).await
+    }
+
+    async fn with(engine: Engine, rules: Rules) -> Self {
         let (folder, store) = store(engine).await;
         let now = clock::now();
         let services = Services {
@@ -66,6 +73,7 @@ impl Server {
         let app = App {
             services: Arc::new(services),
             seller: "Seller".into(),
+            rules: Arc::new(rules),
             ingest: Some("127.0.0.1:1".parse().unwrap()),
         };
         let token = auth::create_token(&store, "admin", "test", now)
@@ -226,6 +234,68 @@ async fn nothing_is_told_to_nobody() {
                 .body
                 .contains("tallystick_rollup_lag_segments 0")
         );
+    }
+}
+
+#[tokio::test]
+async fn the_leakage_account_is_told_and_a_changed_row_shows_everywhere() {
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        let hour = at("2026-11-22T12:00:00Z");
+        node(&server.store, at("2026-11-22T13:00:00Z")).await;
+        acme(&server.store, hour).await;
+        cpu(&server.store, 1, hour, [9, 9, 9, 9]).await;
+        cpu(&server.store, 3, hour, [1, 2, 3, 4]).await;
+        let told = server.get("/v1/leakage").await.json();
+        let expected = json!([{
+            "meter": "cpu.time", "unit": "microseconds", "received": "10", "billed": "0",
+            "unbilled": "10", "unpriced": "0", "quarantined": "0", "written_off": "0", "difference": "0",
+        }]);
+        assert_eq!(told["meters"], expected);
+        let mut tx = server.store.write().await.unwrap();
+        sql::query("UPDATE rollups SET quantity1 = 1 WHERE workload = 3")
+            .execute(&mut tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        while leakage::follow(&server.store, clock::now())
+            .await
+            .unwrap()
+            .is_some()
+        {}
+        let told = server.get("/v1/leakage").await.json();
+        assert_eq!(told["meters"][0]["difference"], "1");
+        assert_eq!(told["differing"][0]["from"], "2026-11-22T12:00:00Z");
+        let metrics = server.raw("GET", "/metrics", "", "").await.body;
+        let line = "tallystick_leakage_difference{meter=\"cpu.time\"} 1";
+        assert!(metrics.contains(line), "{metrics}");
+        let overview = server.get("/v1/overview").await.json();
+        assert_eq!(overview["leakage"]["differing"], 1);
+        // The node's segments are of 22 November.
+        let nodes = server.get("/v1/nodes").await.json();
+        assert!(nodes["items"][0]["silent_since"].is_string(), "{nodes}");
+        assert!(metrics.contains("tallystick_node_silent{"), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn usage_of_nobody_is_worth_its_list_price() {
+    for engine in ENGINES {
+        let rules = Rules {
+            list_plan: Some("starter".to_owned()),
+            ..Rules::default()
+        };
+        let server = Server::with(engine, rules).await;
+        let hour = at("2026-11-22T12:00:00Z");
+        node(&server.store, at("2026-11-22T13:00:00Z")).await;
+        cpu(&server.store, 3, hour, [3_600_000_000, 0, 0, 0]).await;
+        let path = "/v1/usage/unassigned?from=2026-11-22T12:00:00Z&to=2026-11-22T13:00:00Z";
+        assert_eq!(server.get(path).await.status, 404, "no such plan");
+        assert_eq!(server.get("/v1/overview").await.status, 200);
+        acme(&server.store, at("2026-11-22T13:00:00Z")).await;
+        let told = server.get(path).await.json();
+        let value = json!({ "amount": "0.01", "currency": "EUR" });
+        assert_eq!(told["items"][0]["value"], value, "{told}");
     }
 }
 

@@ -325,6 +325,14 @@ pub struct AssignedUsage {
     pub account: Option<AccountId>,
 }
 
+impl AssignedUsage {
+    /// Whether it could be billed and is nobody's.
+    #[must_use]
+    pub fn is_unassigned(&self) -> bool {
+        self.account.is_none() && !self.row.workload.is_host()
+    }
+}
+
 /// What every node used in a span, by node, workload, meter and account.
 ///
 /// # Errors

@@ -48,6 +48,7 @@ fn every_documented_command_is_understood() {
         "usage",
         "usage --account acme --node web-1 --workload cgroup/* --meter cpu.time --from now --to 2026-11-22T12:00:00Z",
         "usage --unassigned",
+        "leakage",
         "coverage",
         "coverage --node web-1 --workload cgroup/* --from 2026-11-22T12:00:00Z --to now",
         "coverage --account acme --period 2026-11 --json",

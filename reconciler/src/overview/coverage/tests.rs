@@ -6,6 +6,7 @@ use tallystick_common::time::{HOUR_US, SECOND_US, Timestamp};
 use super::*;
 use crate::billing::testing::world::World;
 use crate::catalog::Pattern;
+use crate::config::Rules;
 use crate::ingest::admit::Verdict;
 use crate::ingest::testing::{at, exact, interpolated};
 use crate::overview::{NamedGap, NodeToday, figures::node_today};
@@ -28,7 +29,7 @@ fn seconds(coverage: Coverage) -> [u64; 5] {
 async fn today(world: &World, now: Timestamp) -> NodeToday {
     let mut tx = world.store.read().await.unwrap();
     let node = nodes::by_id(&mut tx, world.agent.node).await.unwrap();
-    node_today(&mut tx, node.unwrap(), now)
+    node_today(&mut tx, node.unwrap(), &Rules::default(), now)
         .await
         .unwrap()
         .unwrap()
