@@ -18,6 +18,7 @@ use crate::store::Store;
 
 pub mod audit;
 pub mod catalog;
+pub mod conservation;
 pub mod coverage;
 pub mod document;
 pub mod error;
@@ -29,6 +30,7 @@ pub mod leakage;
 pub mod nodes;
 pub mod openapi;
 pub mod page;
+pub mod periods;
 pub mod schema;
 pub mod tokens;
 pub mod usage;
@@ -91,6 +93,11 @@ fn guarded() -> Vec<Operation> {
             "/v1/nodes/{node}/refusals",
             get(nodes::refusals),
         ),
+        (
+            read.clone(),
+            "/v1/nodes/{node}/conservation",
+            get(conservation::list),
+        ),
         (write.clone(), "/v1/nodes/{node}/ban", post(nodes::ban)),
         (
             write.clone(),
@@ -110,6 +117,17 @@ fn guarded() -> Vec<Operation> {
             read.clone(),
             "/v1/accounts/{account}/draft",
             get(invoices::draft),
+        ),
+        (read.clone(), "/v1/periods", get(periods::list)),
+        (
+            read.clone(),
+            "/v1/accounts/{account}/periods/{period}",
+            get(periods::show),
+        ),
+        (
+            write.clone(),
+            "/v1/accounts/{account}/periods/{period}/close",
+            post(periods::close),
         ),
         (read.clone(), "/v1/assignments", get(catalog::assignments)),
         (write.clone(), "/v1/assignments", post(catalog::assign)),

@@ -13,6 +13,7 @@ use tallystick_common::time::{Micros, Timestamp};
 use crate::api::{App, Problem};
 use crate::clock;
 use crate::overview::silence::Silence;
+use crate::store::imbalances;
 use crate::store::inspect::{self, Count};
 use crate::store::leakage;
 use crate::store::nodes::{self, NodeState};
@@ -109,6 +110,18 @@ async fn accounting(conn: &mut Connection, text: &mut String) -> Result<(), Stor
     for meter in Meter::ALL.iter().filter(|meter| meter.kind() != Kind::Peak) {
         let sum = sums.get(meter).copied().unwrap_or(0);
         family.value(&[("meter", meter.name())], sum);
+    }
+    let mut family = Family::new(
+        text,
+        "tallystick_conservation_broken",
+        "gauge",
+        "Hours and meters in which a node's total is not what its workloads come to, by node.",
+    );
+    let broken: BTreeMap<_, _> = imbalances::counts(conn).await?.into_iter().collect();
+    for node in nodes::all(conn).await? {
+        let id = node.id.to_string();
+        let count = broken.get(&node.row).copied().unwrap_or(0);
+        family.value(&[("node", &id), ("name", &node.name)], count);
     }
     let (_, due) = leakage::due(conn, 0).await?;
     Family::new(

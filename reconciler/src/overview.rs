@@ -3,6 +3,7 @@
 //! Owns the one type that `GET /v1/overview` gives as JSON and the first page draws. Computes nothing of
 //! its own: usage, coverage and drafts come from the modules that own them.
 
+pub mod conservation;
 pub mod coverage;
 pub mod figures;
 pub mod silence;
@@ -184,6 +185,8 @@ pub struct NodeToday {
     pub refused: u64,
     /// Segments stored but not counted, ever.
     pub quarantined: u64,
+    /// Hours and meters in which its total is not what its workloads come to, ever.
+    pub unbalanced: u64,
 }
 
 /// A node's last segment.

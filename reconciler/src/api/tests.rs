@@ -300,6 +300,45 @@ async fn usage_of_nobody_is_worth_its_list_price() {
 }
 
 #[tokio::test]
+async fn a_period_is_closed_with_gaps_by_a_person_who_says_why() {
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        node(&server.store, at("2026-10-20T00:00:00Z")).await;
+        acme(&server.store, at("2026-10-01T00:00:00Z")).await;
+        let path = "/v1/accounts/acme/periods/2026-10";
+        let told = server.get(path).await.json();
+        assert_eq!(told["nodes"][0]["standing"], "outstanding", "{told}");
+        let list = server.get("/v1/periods?account=acme&limit=1").await.json();
+        assert_eq!(list["items"][0], told);
+        assert!(list["next"].is_string());
+        let close = format!("{path}/close");
+        let refused = server.post(&close, &json!({ "accept_gaps": "" })).await;
+        assert_eq!(refused.status, 422);
+        let closed = server.post(&close, &json!({ "accept_gaps": "lost" })).await;
+        assert_eq!(
+            (closed.status, &closed.json()["state"]),
+            (200, &json!("closed"))
+        );
+        assert_eq!(server.get(path).await.json()["closed_by"], "api:admin");
+        let order = json!({ "account": "acme", "period": "2026-10" });
+        let issued = server.post("/v1/invoices", &order).await.json();
+        let number = issued["invoice"]["number"].as_str().unwrap();
+        let document = server.get(&format!("/v1/invoices/{number}")).await.json();
+        assert_eq!(document["accepted_gaps"]["reason"], "lost");
+        let close = "/v1/accounts/acme/periods/2900-01/close";
+        let open = server.post(close, &json!({ "accept_gaps": "x" })).await;
+        assert_eq!(open.problem(), "period-not-ended");
+        for (status, path) in [
+            (404, "/v1/accounts/nobody/periods/2026-10"),
+            (422, "/v1/accounts/acme/periods/october"),
+            (404, "/v1/periods?account=nobody"),
+        ] {
+            assert_eq!(server.get(path).await.status, status, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn coverage_tells_of_a_node_and_of_what_an_account_has_on_it() {
     for engine in ENGINES {
         let server = Server::start(engine).await;

@@ -264,6 +264,7 @@ fn standing(today: &NodeToday) -> String {
         ("today (UTC)", coverage(today)),
         ("refused", today.refused.to_string()),
         ("quarantined", today.quarantined.to_string()),
+        ("not conserved", today.unbalanced.to_string()),
     ])
 }
 

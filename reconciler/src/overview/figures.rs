@@ -1,5 +1,7 @@
 //! Brings the figures of the first page together.
 
+use std::collections::BTreeMap;
+
 use tallystick_common::meter::Meter;
 use tallystick_common::money::Money;
 use tallystick_common::period::Period;
@@ -16,6 +18,7 @@ use crate::billing::{BillingError, Draft};
 use crate::catalog::Account;
 use crate::config::Rules;
 use crate::store::billing::StreamPosition;
+use crate::store::imbalances;
 use crate::store::inspect::{self, Count, GapRow, SegmentRow};
 use crate::store::leakage;
 use crate::store::nodes::{Node, NodeRow};
@@ -186,6 +189,7 @@ struct Facts {
     gaps: Vec<GapRow>,
     doubted: Vec<(NodeRow, Period)>,
     positions: Vec<StreamPosition>,
+    unbalanced: BTreeMap<NodeRow, u64>,
 }
 
 impl Facts {
@@ -206,6 +210,7 @@ impl Facts {
             gaps: inspect::gaps(conn, span).await?,
             doubted: inspect::quarantined_time(conn, span).await?,
             positions: store::billing::stream_positions(conn).await?,
+            unbalanced: imbalances::counts(conn).await?.into_iter().collect(),
         })
     }
 
@@ -226,6 +231,7 @@ impl Facts {
             }),
             refused: of(&self.refused, node.row),
             quarantined: of(&self.quarantined, node.row),
+            unbalanced: self.unbalanced.get(&node.row).copied().unwrap_or(0),
             name: node.name,
         }
     }

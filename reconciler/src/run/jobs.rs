@@ -1,5 +1,6 @@
-//! What is done again and again, by one process for all that share the store: the leakage account goes on,
-//! nodes that say nothing are noticed.
+//! What is done again and again, by one process for all that share the store: the leakage account goes on with
+//! each hour's conservation,
+//! overdue periods are closed if that is the policy, nodes that say nothing are noticed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,9 +9,11 @@ use std::time::{Duration, Instant};
 use tallystick_common::ids::NodeId;
 use tallystick_common::time::{Micros, SECOND_US, Timestamp};
 
+use crate::billing::closing::{PeriodView, close_overdue};
 use crate::billing::leakage::{Followed, follow};
 use crate::clock;
 use crate::config::Rules;
+use crate::overview::conservation::{self, Balance};
 use crate::overview::silence::Silence;
 use crate::store::again::again;
 use crate::store::owners::Replica;
@@ -58,6 +61,12 @@ impl Jobs {
         if let Err(error) = self.account().await {
             tracing::error!(%error, "the leakage account could not go on; it tries again");
         }
+        match close_overdue(&self.store, &self.rules.closing, clock::now()).await {
+            Ok(closed) => closed.iter().for_each(tell),
+            Err(error) => {
+                tracing::error!(%error, "overdue periods could not be closed; it tries again");
+            }
+        }
         if let Err(error) = self.listen(silent, clock::now()).await {
             tracing::error!(%error, "silent nodes could not be looked for; it is tried again");
         }
@@ -68,7 +77,10 @@ impl Jobs {
         let begun = Instant::now();
         while begun.elapsed() < WORKED {
             match follow(&self.store, clock::now()).await? {
-                Some(done) => complain(&done),
+                Some(done) => {
+                    complain(&done);
+                    conserved(&conservation::keep(&self.store, done.hour).await?);
+                }
                 None => return Ok(()),
             }
         }
@@ -101,6 +113,28 @@ impl Jobs {
         }
         *silent = Some(found);
         Ok(())
+    }
+}
+
+fn tell(closed: &PeriodView) {
+    tracing::warn!(
+        account = %closed.account,
+        period = %closed.period,
+        outstanding = closed.waits_for().join(", "),
+        "a period was closed with gaps, because its deadline has passed"
+    );
+}
+
+fn conserved(broken: &[Balance]) {
+    for balance in broken {
+        tracing::error!(
+            node.id = %balance.node,
+            node.name = balance.node_name,
+            hour = %balance.hour,
+            meter = %balance.meter,
+            difference = balance.difference,
+            "a node's total is not what its workloads come to"
+        );
     }
 }
 

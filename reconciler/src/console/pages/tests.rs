@@ -69,6 +69,7 @@ fn overview() -> Overview {
         unassigned_value: None,
         nodes: vec![NodeToday {
             silent_since: None,
+            unbalanced: 0,
             node: NodeId([1; 16]),
             name: "edge-1".to_owned(),
             state: "active".to_owned(),
@@ -216,7 +217,9 @@ fn the_first_page_says_what_does_not_add_up_and_who_is_silent() {
     overview.leakage.differing = 2;
     overview.leakage.first = Some(at);
     overview.nodes[0].silent_since = Some(at);
+    overview.nodes[0].unbalanced = 3;
     let page = first_page(&overview).unwrap();
     assert!(page.contains(&format!("differences, the first in the hour from {at}")));
     assert!(page.contains(&format!("Silent since {at}.")));
+    assert!(page.contains("3 sums of this node are not conserved"));
 }
