@@ -12,20 +12,25 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 
+use crate::config::Rules;
 use crate::ingest::Services;
 use crate::store::Store;
 
 pub mod audit;
 pub mod catalog;
+pub mod conservation;
+pub mod coverage;
 pub mod document;
 pub mod error;
 pub mod extract;
 mod guard;
 pub mod health;
 pub mod invoices;
+pub mod leakage;
 pub mod nodes;
 pub mod openapi;
 pub mod page;
+pub mod periods;
 pub mod schema;
 pub mod tokens;
 pub mod usage;
@@ -39,6 +44,8 @@ pub struct App {
     pub services: Arc<Services>,
     /// Who sells, as it stands on invoices.
     pub seller: Arc<str>,
+    /// What is decided by rule.
+    pub rules: Arc<Rules>,
     /// Where ingest listens; none when it does not.
     pub ingest: Option<SocketAddr>,
 }
@@ -62,6 +69,8 @@ fn guarded() -> Vec<Operation> {
         (read.clone(), "/v1/usage", get(usage::list)),
         (read.clone(), "/v1/usage/unassigned", get(usage::unassigned)),
         (read.clone(), "/v1/usage/recent", get(usage::recent)),
+        (read.clone(), "/v1/coverage", get(coverage::list)),
+        (read.clone(), "/v1/leakage", get(leakage::show)),
         (read.clone(), "/v1/nodes", get(nodes::list)),
         (read.clone(), "/v1/nodes/{node}", get(nodes::show)),
         (
@@ -84,6 +93,11 @@ fn guarded() -> Vec<Operation> {
             "/v1/nodes/{node}/refusals",
             get(nodes::refusals),
         ),
+        (
+            read.clone(),
+            "/v1/nodes/{node}/conservation",
+            get(conservation::list),
+        ),
         (write.clone(), "/v1/nodes/{node}/ban", post(nodes::ban)),
         (
             write.clone(),
@@ -103,6 +117,17 @@ fn guarded() -> Vec<Operation> {
             read.clone(),
             "/v1/accounts/{account}/draft",
             get(invoices::draft),
+        ),
+        (read.clone(), "/v1/periods", get(periods::list)),
+        (
+            read.clone(),
+            "/v1/accounts/{account}/periods/{period}",
+            get(periods::show),
+        ),
+        (
+            write.clone(),
+            "/v1/accounts/{account}/periods/{period}/close",
+            post(periods::close),
         ),
         (read.clone(), "/v1/assignments", get(catalog::assignments)),
         (write.clone(), "/v1/assignments", post(catalog::assign)),

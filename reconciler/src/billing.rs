@@ -5,8 +5,11 @@
 //! digests of every document used; showing an issued invoice reads those bytes and computes nothing.
 //! Rating itself is [`tallystick_common::statement`]; this module brings it its input.
 
+pub mod closing;
 pub mod draft;
 pub mod issue;
+pub mod leakage;
+pub mod list_price;
 pub mod registers;
 pub mod usage;
 
@@ -58,7 +61,7 @@ pub enum BillingError {
     },
     /// Nodes have not accounted for the whole period.
     #[error(
-        "issue the invoice of {account} for {period}: {}; wait for them, or close with the gaps named by --accept-gaps REASON",
+        "issue the invoice of {account} for {period}: {}; wait for them, or close with the gaps named by `period close` or --accept-gaps REASON",
         list(outstanding)
     )]
     Outstanding {
@@ -68,6 +71,16 @@ pub enum BillingError {
         period: Period,
         /// Which nodes, and how far each is.
         outstanding: Vec<Outstanding>,
+    },
+    /// Nothing is outstanding: the period needs no closing with gaps.
+    #[error(
+        "close the period of {account}, {period}, with gaps: every awaited node has accounted for it; issue its invoice"
+    )]
+    NoGaps {
+        /// Whose.
+        account: String,
+        /// The period.
+        period: Period,
     },
     /// Usage that its registers do not bear out (I3).
     #[error(

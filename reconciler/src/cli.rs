@@ -22,13 +22,17 @@ mod api_token;
 mod assign;
 mod audit;
 mod authority;
+mod conservation;
+mod coverage;
 mod evidence;
 mod init;
 mod instant;
 mod invoice;
+mod leakage;
 mod login;
 mod node;
 mod output;
+mod period;
 mod plan;
 mod rollup;
 mod serve;
@@ -144,8 +148,13 @@ enum Command {
     #[command(subcommand)]
     Invoice(invoice::InvoiceCommand),
     #[command(subcommand)]
+    Period(period::PeriodCommand),
+    #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
     Usage(usage::Usage),
+    Coverage(coverage::Coverage),
+    Leakage(leakage::Leakage),
+    Conservation(conservation::Conservation),
     #[command(subcommand)]
     Rollup(rollup::RollupCommand),
     #[command(subcommand)]
@@ -214,8 +223,12 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Plan(command) => command.run(session).await,
         Command::Subscribe(command) => command.run(session).await,
         Command::Invoice(command) => command.run(session).await,
+        Command::Period(command) => command.run(session).await,
         Command::Evidence(command) => command.run(session).await,
         Command::Usage(command) => command.run(session).await,
+        Command::Coverage(command) => command.run(session).await,
+        Command::Leakage(command) => command.run(session).await,
+        Command::Conservation(command) => command.run(session).await,
         Command::Rollup(command) => command.run(session).await,
         Command::ApiToken(command) => command.run(session).await,
         Command::LoginLink(command) => command.run(session).await,

@@ -3,6 +3,7 @@
 //!
 //! ```toml
 //! seller = "Example Hosting Ltd"           # stands on invoices
+//! list_plan = "starter"                    # what usage is worth that is assigned to nobody
 //! store = "postgres://tally@db/usage"      # instead of the file in the data folder; a socket's folder, a path
 //! [listen]
 //! ingest = "0.0.0.0:8621"                  # UDP, and TCP of the same number: agents
@@ -11,6 +12,11 @@
 //! [certificates]                           # how long they hold: 90s, 30m, 24h, 90d
 //! node = "90d"                             # renewed by the node from half of it on
 //! server = "3650d"                         # renewed at half of it
+//! [closing]                                # periods that have ended while nodes are outstanding
+//! policy = "wait"                          # for a person; or "close_with_gaps", after the deadline
+//! deadline = "5d"                          # after the period's end
+//! [alarms]
+//! silent_after = "15m"                     # without a segment, beyond the sealing interval
 //! ```
 //!
 //! Every key may be left out; unknown keys are errors. Flags override the file.
@@ -22,6 +28,11 @@ use serde::Deserialize;
 
 use crate::authority::Lives;
 use crate::store::{BadLocation, Location, Store};
+
+mod rules;
+
+use rules::{AlarmsFile, ClosingFile, Span};
+pub use rules::{Closing, ClosingPolicy, Rules};
 
 /// Name of the file in the data folder.
 pub const FILE_NAME: &str = "reconciler.toml";
@@ -46,6 +57,8 @@ pub struct Config {
     pub seller: String,
     /// How long certificates hold.
     pub lives: Lives,
+    /// What is decided by rule.
+    pub rules: Rules,
 }
 
 /// Why there is no configuration.
@@ -86,26 +99,18 @@ struct File {
     listen: Listen,
     #[serde(default)]
     certificates: Certificates,
+    list_plan: Option<String>,
+    #[serde(default)]
+    closing: ClosingFile,
+    #[serde(default)]
+    alarms: AlarmsFile,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Certificates {
-    node: Option<Life>,
-    server: Option<Life>,
-}
-
-/// A number and a unit.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "String")]
-struct Life(u64);
-
-impl TryFrom<String> for Life {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        life_seconds(&text).map(Self)
-    }
+    node: Option<Span>,
+    server: Option<Span>,
 }
 
 /// Seconds in a time written as 90s, 30m, 24h or 7d.
@@ -203,10 +208,11 @@ impl Config {
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let usual = Lives::default();
-        let of = |life: Option<Life>, usual| life.map_or(usual, |life| life.0);
+        let of = |life: Option<Span>, usual| life.map_or(usual, |life| life.0);
         Self {
             data: data.to_owned(),
             store,
+            rules: Rules::from_file(file.list_plan, &file.closing, &file.alarms),
             ingest: file.listen.ingest.unwrap_or_else(|| any(8621)),
             http: file.listen.http.unwrap_or_else(|| local(8620)),
             addresses: file.listen.addresses,
@@ -266,6 +272,26 @@ mod tests {
         assert_eq!(config.addresses, addresses);
         let absent = folder.path().join("absent.toml");
         assert!(Config::load_file(folder.path(), &absent).is_err());
+    }
+
+    #[test]
+    fn rules_are_read_and_their_defaults_wait_for_a_person() {
+        let folder = tempfile::tempdir().unwrap();
+        let usual = Config::of(folder.path()).rules;
+        assert_eq!(usual, Rules::default());
+        assert_eq!(usual.closing.policy, ClosingPolicy::Wait);
+        let text = "list_plan = \"starter\"\n[closing]\npolicy = \"close_with_gaps\"\ndeadline = \"36h\"\n\
+                    [alarms]\nsilent_after = \"90s\"\n";
+        std::fs::write(folder.path().join(FILE_NAME), text).unwrap();
+        let rules = Config::load(folder.path()).unwrap().rules;
+        assert_eq!(rules.list_plan.as_deref(), Some("starter"));
+        assert_eq!(rules.closing.policy, ClosingPolicy::CloseWithGaps);
+        assert_eq!(rules.closing.deadline.0, 36 * 3_600_000_000);
+        assert_eq!(rules.silent_after.0, 90_000_000);
+        let text = "[closing]\npolicy = \"never\"\n";
+        std::fs::write(folder.path().join(FILE_NAME), text).unwrap();
+        let error = Config::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("close_with_gaps"), "{error}");
     }
 
     #[test]

@@ -98,7 +98,7 @@ async fn live(State(app): State<App>) -> Result<Response, Problem> {
 
 async fn figures(app: &App) -> Result<overview::Overview, Problem> {
     let mut tx = app.store().read().await?;
-    Ok(overview::overview(&mut tx, &app.seller, clock::now()).await?)
+    Ok(overview::overview(&mut tx, &app.seller, &app.rules, clock::now()).await?)
 }
 
 async fn draft_page(

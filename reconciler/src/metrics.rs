@@ -1,13 +1,22 @@
 //! Figures for Prometheus, read from the store when asked for.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write as _};
 
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
+use tallystick_common::meter::{Kind, Meter};
+use tallystick_common::time::{Micros, Timestamp};
+
 use crate::api::{App, Problem};
+use crate::clock;
+use crate::overview::silence::Silence;
+use crate::store::imbalances;
 use crate::store::inspect::{self, Count};
+use crate::store::leakage;
+use crate::store::nodes::{self, NodeState};
 use crate::store::{Connection, StoreError};
 
 /// Figures in the Prometheus text format.
@@ -16,6 +25,8 @@ use crate::store::{Connection, StoreError};
 pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
     let mut tx = app.store().read().await?;
     let mut text = stored(&mut tx).await?;
+    accounting(&mut tx, &mut text).await?;
+    silent(&mut tx, &mut text, app.rules.silent_after, clock::now()).await?;
     let strangers = app.services.strangers.summary();
     let mut family = Family::new(
         &mut text,
@@ -83,12 +94,75 @@ async fn stored(conn: &mut Connection) -> Result<String, StoreError> {
     Ok(text)
 }
 
+/// What is wrong with the books: hours that do not add up, and how many wait to be tallied.
+async fn accounting(conn: &mut Connection, text: &mut String) -> Result<(), StoreError> {
+    let mut sums: BTreeMap<Meter, i128> = BTreeMap::new();
+    for (_, meter, tally) in leakage::tallies(conn, true).await? {
+        let sum = sums.entry(meter).or_default();
+        *sum = sum.saturating_add(tally.difference());
+    }
+    let mut family = Family::new(
+        text,
+        "tallystick_leakage_difference",
+        "gauge",
+        "Received without billed, unbilled, quarantined and written off, by meter in its base unit: must be zero.",
+    );
+    for meter in Meter::ALL.iter().filter(|meter| meter.kind() != Kind::Peak) {
+        let sum = sums.get(meter).copied().unwrap_or(0);
+        family.value(&[("meter", meter.name())], sum);
+    }
+    let mut family = Family::new(
+        text,
+        "tallystick_conservation_broken",
+        "gauge",
+        "Hours and meters in which a node's total is not what its workloads come to, by node.",
+    );
+    let broken: BTreeMap<_, _> = imbalances::counts(conn).await?.into_iter().collect();
+    for node in nodes::all(conn).await? {
+        let id = node.id.to_string();
+        let count = broken.get(&node.row).copied().unwrap_or(0);
+        family.value(&[("node", &id), ("name", &node.name)], count);
+    }
+    let (_, due) = leakage::due(conn, 0).await?;
+    Family::new(
+        text,
+        "tallystick_leakage_hours_due",
+        "gauge",
+        "Hours of the leakage account that are to be tallied (again).",
+    )
+    .value(&[], due);
+    Ok(())
+}
+
+/// Nodes that say nothing, though they should.
+async fn silent(
+    conn: &mut Connection,
+    text: &mut String,
+    after: Micros,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let silence = Silence::read(conn, after).await?;
+    let nodes = nodes::all(conn).await?;
+    let mut family = Family::new(
+        text,
+        "tallystick_node_silent",
+        "gauge",
+        "1 for a node that sent no segment for longer than it may.",
+    );
+    for node in nodes.iter().filter(|node| node.state == NodeState::Active) {
+        let silent = silence.since(node, now).is_some();
+        let id = node.id.to_string();
+        family.value(&[("node", &id), ("name", &node.name)], u8::from(silent));
+    }
+    Ok(())
+}
+
 fn sum(counts: &[Count]) -> u64 {
     counts.iter().map(|count| count.count).sum()
 }
 
-fn by_what(counts: &[Count]) -> std::collections::BTreeMap<String, u64> {
-    let mut sums = std::collections::BTreeMap::new();
+fn by_what(counts: &[Count]) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
     for count in counts {
         *sums.entry(count.what.clone()).or_default() += count.count;
     }
@@ -106,7 +180,7 @@ impl<'a> Family<'a> {
         Self { text, name }
     }
 
-    fn value(&mut self, labels: &[(&str, &str)], value: u64) {
+    fn value(&mut self, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels
             .iter()
             .map(|(name, text)| label(name, text))

@@ -3,8 +3,10 @@
 //! Owns the one type that `GET /v1/overview` gives as JSON and the first page draws. Computes nothing of
 //! its own: usage, coverage and drafts come from the modules that own them.
 
+pub mod conservation;
 pub mod coverage;
 pub mod figures;
+pub mod silence;
 
 pub use figures::overview;
 
@@ -13,6 +15,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use tallystick_common::ids::{NodeId, Seq, StreamId, WorkloadName};
 use tallystick_common::meter::{Meter, Unit};
+use tallystick_common::money::Money;
 use tallystick_common::reading::Cause;
 use tallystick_common::time::{Micros, Timestamp};
 use utoipa::ToSchema;
@@ -34,6 +37,24 @@ pub struct Overview {
     pub accounts: Vec<AccountSoFar>,
     /// Nodes, by name.
     pub nodes: Vec<NodeToday>,
+    /// Whether all that was received is accounted for.
+    pub leakage: LeakageNow,
+    /// Today's usage of nobody, at list price; null where no list price is set.
+    #[schema(value_type = Option<crate::api::schema::Money>)]
+    pub unassigned_value: Option<Money>,
+}
+
+/// How the leakage account stands, as its hours were last tallied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LeakageNow {
+    /// When one of them was; null before the first.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub tallied_at: Option<Timestamp>,
+    /// Differences that are not zero, over hours and meters.
+    pub differing: u64,
+    /// Of which hour the first of them is.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub first: Option<Timestamp>,
 }
 
 /// What a workload used today of one meter.
@@ -147,6 +168,9 @@ pub struct NodeToday {
     pub name: String,
     /// `active`, `banned` or `retired`.
     pub state: String,
+    /// Since when it is silent: active, and without a segment for longer than it may be.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub silent_since: Option<Timestamp>,
     /// The last segment admitted.
     pub last_segment: Option<LastSegment>,
     /// Today's time, by how well it is accounted for.
@@ -161,6 +185,8 @@ pub struct NodeToday {
     pub refused: u64,
     /// Segments stored but not counted, ever.
     pub quarantined: u64,
+    /// Hours and meters in which its total is not what its workloads come to, ever.
+    pub unbalanced: u64,
 }
 
 /// A node's last segment.

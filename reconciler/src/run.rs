@@ -9,8 +9,10 @@ use std::time::Duration;
 
 mod background;
 mod changes;
+mod jobs;
 
 use background::background;
+use jobs::Jobs;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -95,6 +97,13 @@ pub async fn serve(
     let http = bind(config.http).await?;
     let http_address = http.local_addr().map_err(RunError::Serve)?;
     let background = background(&store).await?;
+    let rules = Arc::new(config.rules.clone());
+    let jobs = Jobs {
+        store: store.clone(),
+        replica: background.replica,
+        rules: Arc::clone(&rules),
+    };
+    let working = tokio::spawn(jobs.run());
     let (tell_changes, changes) = watch::channel(0);
     let following = changes::follow(authority.clone(), store.clone(), tell_changes);
     let following = tokio::spawn(following);
@@ -114,6 +123,7 @@ pub async fn serve(
     let app = App {
         services: Arc::clone(&services),
         seller: config.seller.as_str().into(),
+        rules,
         ingest: Some(ingest),
     };
     let answering = tokio::spawn(answer(http, app, stopped));
@@ -126,6 +136,7 @@ pub async fn serve(
     shutdown.await;
     tracing::info!("stopping");
     following.abort();
+    working.abort();
     let _ = stop.send(true);
     let _ = ingesting.await;
     let served = tokio::time::timeout(HTTP_DRAIN, answering).await;

@@ -28,10 +28,14 @@ pub mod auth;
 pub mod billing;
 mod bulk;
 pub mod catalog;
+pub mod closings;
 pub(crate) mod column;
 pub(crate) mod compressed;
+pub mod coverage;
 pub mod enrolment;
+pub mod imbalances;
 pub mod inspect;
+pub mod leakage;
 mod location;
 mod migrate;
 pub mod moving;
@@ -47,6 +51,7 @@ mod sqlite;
 pub mod streams;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod turns;
 
 pub use location::{BadLocation, Location, Server};
 pub use migrate::SCHEMA_VERSION;

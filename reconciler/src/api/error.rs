@@ -191,6 +191,7 @@ impl From<BillingError> for Problem {
             BillingError::Store(error) => error.into(),
             BillingError::Period(_) => Self::invalid(detail),
             BillingError::NotEnded { .. } => Self::conflict("period-not-ended", detail),
+            BillingError::NoGaps { .. } => Self::conflict("no-gaps", detail),
             BillingError::Outstanding { .. } => Self::conflict("outstanding", detail),
             BillingError::Discrepancies { .. } => Self::conflict("discrepancies", detail),
             BillingError::Statement { .. } => Self::conflict("statement", detail),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
+use tallystick_common::time::Timestamp;
 use utoipa::ToSchema;
 
 use super::App;
@@ -13,6 +14,7 @@ use super::extract::{Body, Caller, Params};
 use super::page::{Page, PageParams, cursor};
 use crate::catalog::change::{known_node, set_node_state};
 use crate::clock;
+use crate::overview::silence::Silence;
 use crate::store::inspect::{self, RefusalRow, SegmentRow, WorkloadRow};
 use crate::store::nodes::{self, Node, NodeState};
 
@@ -33,8 +35,23 @@ pub struct NodeView {
     /// When it last said something, to the minute or so.
     #[schema(format = DateTime)]
     pub last_seen_at: Option<String>,
+    /// Since when it is silent: active, and without a segment for longer than it may be.
+    #[schema(format = DateTime)]
+    pub silent_since: Option<String>,
     /// The key that it enrolled with.
     pub signing_key: String,
+}
+
+impl NodeView {
+    /// With whether it is silent as of `now`.
+    #[must_use]
+    pub fn new(node: Node, silence: &Silence, now: Timestamp) -> Self {
+        let silent_since = silence.since(&node, now).map(|since| since.to_string());
+        Self {
+            silent_since,
+            ..Self::from(node)
+        }
+    }
 }
 
 impl From<Node> for NodeView {
@@ -50,6 +67,7 @@ impl From<Node> for NodeView {
             },
             enrolled_at: node.enrolled_at.to_string(),
             last_seen_at: node.last_seen_at.map(|at| at.to_string()),
+            silent_since: None,
             signing_key: node.signing_key.to_string(),
         }
     }
@@ -186,9 +204,14 @@ pub(super) async fn list(
 ) -> Result<Json<Page<NodeView>>, Problem> {
     let mut tx = app.store().read().await?;
     let nodes = nodes::all(&mut tx).await?;
+    let silence = Silence::read(&mut tx, app.rules.silent_after).await?;
     let page = page.cut(nodes, |node| format!("{:020}", node.row.0))?;
+    let items = page.items.into_iter();
+    let now = clock::now();
     Ok(Json(Page {
-        items: page.items.into_iter().map(NodeView::from).collect(),
+        items: items
+            .map(|node| NodeView::new(node, &silence, now))
+            .collect(),
         next: page.next,
     }))
 }
@@ -202,7 +225,9 @@ pub(super) async fn show(
     Path(node): Path<String>,
 ) -> Result<Json<NodeView>, Problem> {
     let mut tx = app.store().read().await?;
-    Ok(Json(known_node(&mut tx, &node).await?.into()))
+    let node = known_node(&mut tx, &node).await?;
+    let silence = Silence::read(&mut tx, app.rules.silent_after).await?;
+    Ok(Json(NodeView::new(node, &silence, clock::now())))
 }
 
 /// What is metered on a node, by name, with its labels.

@@ -9,14 +9,17 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, Secur
 use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, ResponseBuilder, schema::Type};
 use utoipa::{Modify, OpenApi};
 
-use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
+use super::{
+    audit, catalog, conservation, coverage, error, health, invoices, leakage, nodes, periods,
+    tokens, usage,
+};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Tallystick reconciler", description = "Metered usage, and bills that can be proved. \
         Amounts and quantities are text: decimals with their currency beside them, whole numbers of the meter's base unit."),
     paths(
-        usage::overview, usage::list, usage::unassigned, usage::recent,
+        usage::overview, usage::list, usage::unassigned, usage::recent, coverage::list, conservation::list, leakage::show,
         nodes::list, nodes::show, nodes::workloads, nodes::segments, nodes::quarantine, nodes::refusals,
         nodes::ban, nodes::retire, nodes::all_refusals, tokens::create,
         catalog::accounts, catalog::create_account, catalog::account,
@@ -24,6 +27,7 @@ use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
         catalog::plans, catalog::apply_plan, catalog::check_plan, catalog::plan,
         catalog::subscriptions, catalog::subscribe,
         invoices::draft, invoices::list, invoices::issue, invoices::show, invoices::evidence,
+        periods::list, periods::show, periods::close,
         audit::list, document, health::healthz, health::readyz, crate::metrics::show,
     ),
     components(schemas(error::Problem)),

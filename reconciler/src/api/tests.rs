@@ -9,10 +9,13 @@ use utoipa::OpenApi;
 use super::{App, guarded, open, openapi, router, schema};
 use crate::auth;
 use crate::authority::Authority;
+use crate::billing::leakage;
 use crate::billing::testing::{acme, at, cpu, node};
 use crate::clock;
+use crate::config::Rules;
 use crate::ingest::{Services, strangers::Strangers};
 use crate::store::Store;
+use crate::store::sql;
 use crate::store::testing::{ENGINES, Engine, Home, store};
 
 /// A server on a port of its own, and a client of a few lines.
@@ -50,6 +53,10 @@ impl Answer {
 
 impl Server {
     async fn start(engine: Engine) -> Self {
+        Self::with(engine, Rules::default()).await
+    }
+
+    async fn with(engine: Engine, rules: Rules) -> Self {
         let (folder, store) = store(engine).await;
         let now = clock::now();
         let services = Services {
@@ -66,6 +73,7 @@ impl Server {
         let app = App {
             services: Arc::new(services),
             seller: "Seller".into(),
+            rules: Arc::new(rules),
             ingest: Some("127.0.0.1:1".parse().unwrap()),
         };
         let token = auth::create_token(&store, "admin", "test", now)
@@ -226,6 +234,145 @@ async fn nothing_is_told_to_nobody() {
                 .body
                 .contains("tallystick_rollup_lag_segments 0")
         );
+    }
+}
+
+#[tokio::test]
+async fn the_leakage_account_is_told_and_a_changed_row_shows_everywhere() {
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        let hour = at("2026-11-22T12:00:00Z");
+        node(&server.store, at("2026-11-22T13:00:00Z")).await;
+        acme(&server.store, hour).await;
+        cpu(&server.store, 1, hour, [9, 9, 9, 9]).await;
+        cpu(&server.store, 3, hour, [1, 2, 3, 4]).await;
+        let told = server.get("/v1/leakage").await.json();
+        let expected = json!([{
+            "meter": "cpu.time", "unit": "microseconds", "received": "10", "billed": "0",
+            "unbilled": "10", "unpriced": "0", "quarantined": "0", "written_off": "0", "difference": "0",
+        }]);
+        assert_eq!(told["meters"], expected);
+        let mut tx = server.store.write().await.unwrap();
+        sql::query("UPDATE rollups SET quantity1 = 1 WHERE workload = 3")
+            .execute(&mut tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        while leakage::follow(&server.store, clock::now())
+            .await
+            .unwrap()
+            .is_some()
+        {}
+        let told = server.get("/v1/leakage").await.json();
+        assert_eq!(told["meters"][0]["difference"], "1");
+        assert_eq!(told["differing"][0]["from"], "2026-11-22T12:00:00Z");
+        let metrics = server.raw("GET", "/metrics", "", "").await.body;
+        let line = "tallystick_leakage_difference{meter=\"cpu.time\"} 1";
+        assert!(metrics.contains(line), "{metrics}");
+        let overview = server.get("/v1/overview").await.json();
+        assert_eq!(overview["leakage"]["differing"], 1);
+        // The node's segments are of 22 November.
+        let nodes = server.get("/v1/nodes").await.json();
+        assert!(nodes["items"][0]["silent_since"].is_string(), "{nodes}");
+        assert!(metrics.contains("tallystick_node_silent{"), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn usage_of_nobody_is_worth_its_list_price() {
+    for engine in ENGINES {
+        let rules = Rules {
+            list_plan: Some("starter".to_owned()),
+            ..Rules::default()
+        };
+        let server = Server::with(engine, rules).await;
+        let hour = at("2026-11-22T12:00:00Z");
+        node(&server.store, at("2026-11-22T13:00:00Z")).await;
+        cpu(&server.store, 3, hour, [3_600_000_000, 0, 0, 0]).await;
+        let path = "/v1/usage/unassigned?from=2026-11-22T12:00:00Z&to=2026-11-22T13:00:00Z";
+        assert_eq!(server.get(path).await.status, 404, "no such plan");
+        assert_eq!(server.get("/v1/overview").await.status, 200);
+        acme(&server.store, at("2026-11-22T13:00:00Z")).await;
+        let told = server.get(path).await.json();
+        let value = json!({ "amount": "0.01", "currency": "EUR" });
+        assert_eq!(told["items"][0]["value"], value, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_period_is_closed_with_gaps_by_a_person_who_says_why() {
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        node(&server.store, at("2026-10-20T00:00:00Z")).await;
+        acme(&server.store, at("2026-10-01T00:00:00Z")).await;
+        let path = "/v1/accounts/acme/periods/2026-10";
+        let told = server.get(path).await.json();
+        assert_eq!(told["nodes"][0]["standing"], "outstanding", "{told}");
+        let list = server.get("/v1/periods?account=acme&limit=1").await.json();
+        assert_eq!(list["items"][0], told);
+        assert!(list["next"].is_string());
+        let close = format!("{path}/close");
+        let refused = server.post(&close, &json!({ "accept_gaps": "" })).await;
+        assert_eq!(refused.status, 422);
+        let closed = server.post(&close, &json!({ "accept_gaps": "lost" })).await;
+        assert_eq!(
+            (closed.status, &closed.json()["state"]),
+            (200, &json!("closed"))
+        );
+        assert_eq!(server.get(path).await.json()["closed_by"], "api:admin");
+        let order = json!({ "account": "acme", "period": "2026-10" });
+        let issued = server.post("/v1/invoices", &order).await.json();
+        let number = issued["invoice"]["number"].as_str().unwrap();
+        let document = server.get(&format!("/v1/invoices/{number}")).await.json();
+        assert_eq!(document["accepted_gaps"]["reason"], "lost");
+        let close = "/v1/accounts/acme/periods/2900-01/close";
+        let open = server.post(close, &json!({ "accept_gaps": "x" })).await;
+        assert_eq!(open.problem(), "period-not-ended");
+        for (status, path) in [
+            (404, "/v1/accounts/nobody/periods/2026-10"),
+            (422, "/v1/accounts/acme/periods/october"),
+            (404, "/v1/periods?account=nobody"),
+        ] {
+            assert_eq!(server.get(path).await.status, status, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn coverage_tells_of_a_node_and_of_what_an_account_has_on_it() {
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        let hour = at("2026-11-22T12:00:00Z");
+        node(&server.store, at("2026-11-22T13:00:00Z")).await;
+        acme(&server.store, hour).await;
+        cpu(&server.store, 1, hour, [1, 2, 3, 4]).await;
+        cpu(&server.store, 3, hour, [1, 2, 3, 4]).await;
+        let span = "from=2026-11-22T12:00:00Z&to=2026-11-22T14:00:00Z";
+        let told = server.get(&format!("/v1/coverage?{span}")).await.json();
+        assert_eq!(told["items"].as_array().unwrap().len(), 1, "{told}");
+        let node = &told["items"][0];
+        assert_eq!(node["workload"], Value::Null);
+        assert_eq!(node["coverage"]["exact"], 3_600_000_000_u64);
+        assert_eq!(node["coverage"]["missing"], 3_600_000_000_u64);
+        assert_eq!(node["reasons"][0]["why"], "unspoken");
+        assert_eq!(node["reasons"][0]["from"], "2026-11-22T13:00:00Z");
+        let of_account = format!("/v1/coverage?account=acme&{span}");
+        let told = server.get(&of_account).await.json();
+        assert_eq!(told["items"][1]["workload"], "cgroup/acme");
+        let path = "/v1/coverage?account=acme&period=2026-11&limit=1";
+        let told = server.get(path).await.json();
+        assert!(told["next"].is_string(), "{told}");
+        for (status, path) in [
+            (422, "/v1/coverage?period=2026-11"),
+            (
+                422,
+                "/v1/coverage?account=acme&period=2026-11&from=2026-11-01T00:00:00Z",
+            ),
+            (404, "/v1/coverage?account=nobody"),
+            (404, "/v1/coverage?node=nobody"),
+        ] {
+            assert_eq!(server.get(path).await.status, status, "{path}");
+        }
     }
 }
 

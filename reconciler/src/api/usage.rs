@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use tallystick_common::meter::Meter;
+use tallystick_common::money::Money;
 use tallystick_common::period::Period;
 use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US, Timestamp};
 use utoipa::{IntoParams, ToSchema};
@@ -13,6 +14,8 @@ use super::App;
 use super::error::Problem;
 use super::extract::Params;
 use super::page::{Page, PageParams};
+use crate::billing::BillingError;
+use crate::billing::list_price::ListPrice;
 use crate::billing::usage::{AssignedUsage, assigned};
 use crate::catalog::{CatalogError, Pattern, quarter_hour};
 use crate::clock;
@@ -78,6 +81,10 @@ pub struct UsageView {
     pub interpolated: u64,
     /// Time without a value, microseconds.
     pub unmeasured: u64,
+    /// Of usage of nobody, its value at list price if it were rated by itself; null where no list price is set,
+    /// or it has no price for the meter.
+    #[schema(value_type = Option<super::schema::Money>)]
+    pub value: Option<Money>,
 }
 
 impl UsageView {
@@ -96,7 +103,22 @@ impl UsageView {
             measured: row.measured.0,
             interpolated: row.interpolated.0,
             unmeasured: row.unmeasured.0,
+            value: None,
         }
+    }
+
+    /// Of nobody, with its value where there is a list price.
+    pub(crate) fn unassigned(
+        usage: AssignedUsage,
+        span: &Period,
+        list: Option<&ListPrice>,
+    ) -> Result<Self, BillingError> {
+        let value = match list {
+            Some(list) => list.value(&usage.row, *span)?,
+            None => None,
+        };
+        let view = Self::new(usage, span);
+        Ok(Self { value, ..view })
     }
 
     fn key(&self) -> String {
@@ -108,19 +130,32 @@ impl UsageView {
     }
 }
 
+/// The span between two quarter-hours that is asked for: today so far, where nothing else is said.
+pub(crate) fn span(
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<Period, Problem> {
+    let from = quarter_hour(from.unwrap_or_else(|| now.floor_to(24 * HOUR_US)))?;
+    let to = quarter_hour(to.unwrap_or_else(|| now.next_multiple(QUARTER_HOUR_US)))?;
+    if from < to {
+        return Ok(Period { from, to });
+    }
+    Err(Problem::invalid(format!(
+        "the span from {from} to {to} is empty: let `from` be before `to`"
+    )))
+}
+
 impl UsageParams {
     pub(crate) fn span(&self, now: Timestamp) -> Result<Period, Problem> {
-        let from = quarter_hour(self.from.unwrap_or_else(|| now.floor_to(24 * HOUR_US)))?;
-        let to = quarter_hour(
-            self.to
-                .unwrap_or_else(|| now.next_multiple(QUARTER_HOUR_US)),
-        )?;
-        if from < to {
-            return Ok(Period { from, to });
+        span(self.from, self.to, now)
+    }
+
+    fn page(&self) -> PageParams {
+        PageParams {
+            limit: self.limit,
+            cursor: self.cursor.clone(),
         }
-        Err(Problem::invalid(format!(
-            "the span from {from} to {to} is empty: let `from` be before `to`"
-        )))
     }
 
     pub(crate) fn filter(&self) -> Result<Filter<'_>, Problem> {
@@ -169,41 +204,38 @@ pub(super) async fn list(
     State(app): State<App>,
     Params(params): Params<UsageParams>,
 ) -> Result<Json<Page<UsageView>>, Problem> {
-    page(&app, &params, |_| true).await
+    let (span, kept) = kept(&app, &params).await?;
+    let views = kept.into_iter();
+    let views = views.map(|usage| UsageView::new(usage, &span)).collect();
+    Ok(Json(params.page().cut(views, UsageView::key)?))
 }
 
-/// Usage that no assignment gives to an account: nobody pays for it.
+/// Usage that no assignment gives to an account: nobody pays for it. With its value, where the installation
+/// names a list price.
 #[utoipa::path(get, path = "/v1/usage/unassigned", tag = "usage", params(UsageParams),
     responses((status = 200, body = Page<UsageView>)))]
 pub(super) async fn unassigned(
     State(app): State<App>,
     Params(params): Params<UsageParams>,
 ) -> Result<Json<Page<UsageView>>, Problem> {
-    page(&app, &params, is_unassigned).await
+    let (span, mut kept) = kept(&app, &params).await?;
+    kept.retain(AssignedUsage::is_unassigned);
+    let mut tx = app.store().read().await?;
+    let list = match &app.rules.list_plan {
+        Some(plan) => Some(ListPrice::read(&mut tx, plan).await?),
+        None => None,
+    };
+    let view = |usage| UsageView::unassigned(usage, &span, list.as_ref());
+    let views = kept.into_iter().map(view).collect::<Result<_, _>>()?;
+    Ok(Json(params.page().cut(views, UsageView::key)?))
 }
 
-/// Whether usage could be billed and is nobody's.
-pub(crate) fn is_unassigned(usage: &AssignedUsage) -> bool {
-    usage.account.is_none() && !usage.row.workload.is_host()
-}
-
-async fn page(
-    app: &App,
-    params: &UsageParams,
-    also: impl Fn(&AssignedUsage) -> bool,
-) -> Result<Json<Page<UsageView>>, Problem> {
+async fn kept(app: &App, params: &UsageParams) -> Result<(Period, Vec<AssignedUsage>), Problem> {
     let (span, filter) = (params.span(clock::now())?, params.filter()?);
     let mut tx = app.store().read().await?;
-    let rows = assigned(&mut tx, span).await?;
-    let kept = rows
-        .into_iter()
-        .filter(|usage| filter.keeps(usage) && also(usage));
-    let views = kept.map(|usage| UsageView::new(usage, &span)).collect();
-    let page = PageParams {
-        limit: params.limit,
-        cursor: params.cursor.clone(),
-    };
-    Ok(Json(page.cut(views, UsageView::key)?))
+    let mut rows = assigned(&mut tx, span).await?;
+    rows.retain(|usage| filter.keeps(usage));
+    Ok((span, rows))
 }
 
 /// Which of the last minutes.
@@ -253,6 +285,6 @@ pub(super) async fn recent(
 pub(super) async fn overview(State(app): State<App>) -> Result<Json<Overview>, Problem> {
     let mut tx = app.store().read().await?;
     Ok(Json(
-        overview::overview(&mut tx, &app.seller, clock::now()).await?,
+        overview::overview(&mut tx, &app.seller, &app.rules, clock::now()).await?,
     ))
 }

@@ -12,6 +12,7 @@ use tallystick_common::statement::{
 use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 
 use super::BillingError;
+use super::closing::{self, Standing};
 use super::document::{CutPosition, Digests, Outstanding, digest_of};
 use super::registers::{self, Counted};
 use super::usage::{self, UsageRow};
@@ -20,7 +21,7 @@ use crate::catalog::change::known_account;
 use crate::catalog::{Account, Assignments, Subscription, subscription};
 use crate::store::billing::StreamPosition;
 use crate::store::inspect::GapRow;
-use crate::store::nodes::{Node, NodeState};
+use crate::store::nodes::Node;
 use crate::store::streams::Stream;
 use crate::store::{self, Connection, StoreError};
 
@@ -102,42 +103,28 @@ impl Facts {
         cuts(&self.rules, &self.subscriptions, Period { from, to })
     }
 
-    /// A node is awaited when the account's rules select it or it carried the account's workloads,
-    /// unless it left before the period began or came after it ended.
+    /// Whether the period needs the node's time.
     fn waits_for(&self, node: &Node, usage: &[UsageItem]) -> bool {
-        let names = NodeNames {
-            id: node.id,
-            name: node.name.clone(),
-        };
-        let selected = self
-            .rules
-            .selects_node(&self.account.id, &names, self.period.to);
         let carried = usage.iter().any(|item| item.node == node.id);
-        let gone = matches!(node.state, NodeState::Retired { at, .. } if at <= self.period.from);
-        (selected || carried) && !gone && node.enrolled_at < self.period.to
+        closing::awaits(&self.rules, &self.account.id, &self.period, node, carried)
     }
 
     fn outstanding(&self, usage: &[UsageItem]) -> (Vec<Outstanding>, Vec<Outstanding>) {
-        let short = |node: &&Node| {
-            self.waits_for(node, usage)
-                && self.covered_through(node) < Some(node.owes_through(self.period.to))
+        let needed = self.nodes.iter().filter(|node| self.waits_for(node, usage));
+        let needed: Vec<&Node> = needed.collect();
+        let all = |wanted: Standing| {
+            let stands = |node: &&&Node| {
+                closing::standing(node, self.covered_through(node), &self.period) == wanted
+            };
+            let row = |node: &&Node| Outstanding {
+                node: node.id,
+                node_name: node.name.clone(),
+                state: node.state.as_str().to_owned(),
+                covered_through: self.covered_through(node),
+            };
+            needed.iter().filter(stands).map(row).collect()
         };
-        let nodes: Vec<&Node> = self.nodes.iter().filter(short).collect();
-        let row = |node: &&Node| Outstanding {
-            node: node.id,
-            node_name: node.name.clone(),
-            state: node.state.as_str().to_owned(),
-            covered_through: self.covered_through(node),
-        };
-        let awaited = |node: &&&Node| matches!(node.state, NodeState::Active);
-        (
-            nodes.iter().filter(awaited).map(row).collect(),
-            nodes
-                .iter()
-                .filter(|node| !awaited(node))
-                .map(row)
-                .collect(),
-        )
+        (all(Standing::Outstanding), all(Standing::Missing))
     }
 
     /// Up to where the streams were counted of the nodes that the account may own workloads of.

@@ -1,6 +1,5 @@
 //! Issuing: closes a period by proof, and freezes its document under a number.
 
-use tallystick_common::period::Period;
 use tallystick_common::rating::RATING_VERSION;
 use tallystick_common::time::Timestamp;
 
@@ -9,7 +8,8 @@ use super::draft::{Draft, Which, draft};
 use super::{BillingError, year_of};
 use crate::store::again::again;
 use crate::store::billing::InvoiceRow;
-use crate::store::{self, Store, StoreError};
+use crate::store::closings::{self, Closing};
+use crate::store::{self, Connection, Store, StoreError};
 
 /// What asking to issue led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ async fn issue_once(
         });
     }
     let draft = draft(&mut tx, order.account, order.which, order.seller, now).await?;
-    let gaps = closed(&draft, order, period)?;
+    let gaps = closed(&mut tx, &draft, order, now).await?;
     let number = store::billing::take_number(&mut tx, year_of(now)).await?;
     let invoice = freeze(draft, gaps, number, order, now);
     store::billing::insert_invoice(&mut tx, &invoice, order.actor).await?;
@@ -87,10 +87,12 @@ async fn issue_once(
     Ok(Issued::Now(invoice))
 }
 
-fn closed(
+/// The gaps that the period closes with, if it does: as it was closed before, or as this order accepts them.
+async fn closed(
+    conn: &mut Connection,
     draft: &Draft,
     order: &Order<'_>,
-    period: Period,
+    now: Timestamp,
 ) -> Result<Option<AcceptedGaps>, BillingError> {
     let account = order.account.to_owned();
     if !draft.statement.discrepancies.is_empty() {
@@ -100,23 +102,48 @@ fn closed(
     if draft.outstanding.is_empty() {
         return Ok(None);
     }
+    let period = draft.statement.period;
     let outstanding = draft.outstanding.clone();
-    match order
-        .accept_gaps
-        .map(str::trim)
-        .filter(|reason| !reason.is_empty())
-    {
-        None => Err(BillingError::Outstanding {
-            account,
-            period,
-            outstanding,
-        }),
-        Some(reason) => Ok(Some(AcceptedGaps {
-            reason: reason.to_owned(),
-            by: order.actor.to_owned(),
-            outstanding,
-        })),
-    }
+    let held = closings::closings(conn, Some(order.account)).await?;
+    let held = held.into_iter().find(|held| held.period == period);
+    let accepted = order.accept_gaps.map(str::trim);
+    let closing = match (held, accepted.filter(|reason| !reason.is_empty())) {
+        (Some(held), _) => held,
+        (None, Some(reason)) => accept(conn, draft, order, reason, now).await?,
+        (None, None) => {
+            return Err(BillingError::Outstanding {
+                account,
+                period,
+                outstanding,
+            });
+        }
+    };
+    Ok(Some(AcceptedGaps {
+        reason: closing.reason,
+        by: closing.actor,
+        outstanding,
+    }))
+}
+
+/// Closes the period with gaps in the transaction that issues it.
+async fn accept(
+    conn: &mut Connection,
+    draft: &Draft,
+    order: &Order<'_>,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Closing, StoreError> {
+    let closing = Closing {
+        account: order.account.to_owned(),
+        period: draft.statement.period,
+        reason: reason.to_owned(),
+        actor: order.actor.to_owned(),
+        at: now,
+    };
+    let names = draft.outstanding.iter().map(|node| node.node_name.clone());
+    let names: Vec<String> = names.collect();
+    closings::insert(conn, &closing, &names).await?;
+    Ok(closing)
 }
 
 fn freeze(

@@ -13,11 +13,15 @@ use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US, Timestamp, share
 use crate::catalog::AccountId;
 use crate::catalog::assignment::NodeNames;
 use crate::overview::Series;
-use crate::rollup::Cells;
+use crate::rollup::{Cells, Quarters};
 use crate::store::column::id;
 use crate::store::sql::{self, Row};
 use crate::store::streams::{self, Stream};
 use crate::store::{Connection, StoreError};
+
+mod one;
+
+pub use one::{Known, Tails, of_workload};
 
 /// Segments of the stored tail read at once.
 const TAIL_PAGE: u32 = 256;
@@ -169,23 +173,35 @@ fn read_meter(code: i64) -> Result<Meter, StoreError> {
 /// Adds committed segments that are not in the rollups yet, by the same cells.
 async fn add_tail(conn: &mut Connection, sums: &mut Sums, span: Period) -> Result<(), StoreError> {
     for stream in streams::all(conn).await? {
-        if stream.rolled >= stream.next || stream.covered_through <= span.from {
-            continue;
-        }
-        let name = node_name(conn, &stream).await?;
-        let mut rolled = stream.rolled;
-        while rolled < stream.next {
-            let page = streams::segments_from(conn, stream.row, rolled, TAIL_PAGE).await?;
-            let Some(last) = page.last() else { break };
-            rolled = last.seq.next();
-            let mut cells = Cells::default();
-            for segment in page.into_iter().filter(|segment| segment.counted) {
-                cells.add(&segment.read()?.1, true);
-            }
+        if let Some(cells) = unrolled(conn, &stream, span).await? {
+            let name = node_name(conn, &stream).await?;
             add_cells(sums, &cells, stream.node, &name, span)?;
         }
     }
     Ok(())
+}
+
+/// What the counted segments of a stream come to that rollups do not hold yet; none when no time of the
+/// span is among it.
+async fn unrolled(
+    conn: &mut Connection,
+    stream: &Stream,
+    span: Period,
+) -> Result<Option<Cells>, StoreError> {
+    if stream.rolled >= stream.next || stream.covered_through <= span.from {
+        return Ok(None);
+    }
+    let mut cells = Cells::default();
+    let mut rolled = stream.rolled;
+    while rolled < stream.next {
+        let page = streams::segments_from(conn, stream.row, rolled, TAIL_PAGE).await?;
+        let Some(last) = page.last() else { break };
+        rolled = last.seq.next();
+        for segment in page.into_iter().filter(|segment| segment.counted) {
+            cells.add(&segment.read()?.1, true);
+        }
+    }
+    Ok(Some(cells))
 }
 
 async fn node_name(conn: &mut Connection, stream: &Stream) -> Result<String, StoreError> {
@@ -203,29 +219,36 @@ fn add_cells(
     span: Period,
 ) -> Result<(), StoreError> {
     for ((workload, meter), quarters) in &cells.cells {
-        let first = span.from.as_micros() / QUARTER_HOUR_US;
-        let end = span.to.as_micros() / QUARTER_HOUR_US;
-        for cell in quarters.range(first..end).map(|(_, cell)| cell) {
-            let kind = meter.kind();
-            let row = UsageRow {
-                node,
-                node_name: node_name.to_owned(),
-                workload: workload.clone(),
-                meter: *meter,
-                quantity: if kind == Kind::Peak {
-                    cell.max
-                } else {
-                    cell.quantity
-                },
-                measured: Micros(cell.measured),
-                exact: Micros(cell.exact),
-                interpolated: Micros(cell.interpolated),
-                unmeasured: Micros(cell.unmeasured),
-            };
-            match sums.get_mut(&(node, workload.clone(), *meter)) {
-                Some(sum) => sum.add(&row)?,
-                None => drop(sums.insert((node, workload.clone(), *meter), row)),
-            }
+        let none = UsageRow::none(node, node_name.to_owned(), workload.clone(), *meter);
+        add_quarters(sums, &none, quarters, span)?;
+    }
+    Ok(())
+}
+
+/// Adds the cells in the span; `none` says of what they are.
+fn add_quarters(
+    sums: &mut Sums,
+    none: &UsageRow,
+    quarters: &Quarters,
+    span: Period,
+) -> Result<(), StoreError> {
+    let first = span.from.as_micros() / QUARTER_HOUR_US;
+    let end = span.to.as_micros() / QUARTER_HOUR_US;
+    for (_, cell) in quarters.range(first..end) {
+        let row = UsageRow {
+            quantity: match none.meter.kind() {
+                Kind::Peak => cell.max,
+                Kind::Counter | Kind::Integral => cell.quantity,
+            },
+            measured: Micros(cell.measured),
+            exact: Micros(cell.exact),
+            interpolated: Micros(cell.interpolated),
+            unmeasured: Micros(cell.unmeasured),
+            ..none.clone()
+        };
+        match sums.get_mut(&(row.node, row.workload.clone(), row.meter)) {
+            Some(sum) => sum.add(&row)?,
+            None => drop(sums.insert((row.node, row.workload.clone(), row.meter), row)),
         }
     }
     Ok(())
@@ -300,6 +323,14 @@ pub struct AssignedUsage {
     pub row: UsageRow,
     /// Whose; none for `host` and for what no assignment matches.
     pub account: Option<AccountId>,
+}
+
+impl AssignedUsage {
+    /// Whether it could be billed and is nobody's.
+    #[must_use]
+    pub fn is_unassigned(&self) -> bool {
+        self.account.is_none() && !self.row.workload.is_host()
+    }
 }
 
 /// What every node used in a span, by node, workload, meter and account.

@@ -14,19 +14,22 @@ use crate::api::nodes::{NodeView, RefusalView, SegmentView};
 use crate::catalog::change::{known_node, set_node_state};
 use crate::catalog::settings::set_node_settings;
 use crate::clock;
+use crate::config::Rules;
+use crate::overview::silence::Silence;
 use crate::overview::{NodeToday, figures};
 use crate::store::inspect;
 use crate::store::nodes::{self, Node, NodeState};
 use crate::store::settings;
 use crate::store::{Connection, StoreError};
 
-const FIELDS: [&str; 7] = [
+const FIELDS: [&str; 8] = [
     "id",
     "name",
     "state",
     "reason",
     "enrolled_at",
     "last_seen_at",
+    "silent_since",
     "signing_key",
 ];
 
@@ -173,21 +176,26 @@ fn read_document(path: &Path) -> anyhow::Result<String> {
 
 async fn list(session: &Session) -> anyhow::Result<()> {
     let mut tx = session.store.read().await?;
-    let nodes: Vec<NodeView> = nodes::all(&mut tx)
-        .await?
-        .into_iter()
-        .map(NodeView::from)
+    let silence = Silence::read(&mut tx, session.config.rules.silent_after).await?;
+    let (nodes, now) = (nodes::all(&mut tx).await?.into_iter(), clock::now());
+    let nodes: Vec<NodeView> = nodes
+        .map(|node| NodeView::new(node, &silence, now))
         .collect();
-    session.output.list(
-        &nodes,
-        &["id", "name", "state", "enrolled_at", "last_seen_at"],
-    )
+    let columns = [
+        "id",
+        "name",
+        "state",
+        "enrolled_at",
+        "last_seen_at",
+        "silent_since",
+    ];
+    session.output.list(&nodes, &columns)
 }
 
 async fn show(session: &Session, node: &str, now: Timestamp) -> anyhow::Result<()> {
     let mut tx = session.store.read().await?;
     let node = known_node(&mut tx, node).await?;
-    let detail = detail(&mut tx, node, now).await?;
+    let detail = detail(&mut tx, node, &session.config.rules, now).await?;
     if session.output.json {
         return session.output.value(&detail);
     }
@@ -198,8 +206,10 @@ async fn show(session: &Session, node: &str, now: Timestamp) -> anyhow::Result<(
 async fn detail(
     conn: &mut Connection,
     node: Node,
+    rules: &Rules,
     now: Timestamp,
 ) -> Result<NodeDetail, StoreError> {
+    let silence = Silence::read(conn, rules.silent_after).await?;
     let counts = inspect::refusal_counts(conn).await?.into_iter();
     let counts = counts.filter(|count| count.node == Some(node.row));
     let refusals = inspect::latest_refusals(conn, node.row, LATEST).await?;
@@ -213,8 +223,8 @@ async fn detail(
             .collect(),
         latest_refusals: refusals.into_iter().map(RefusalView::from).collect(),
         latest_quarantined: quarantined.into_iter().map(SegmentView::from).collect(),
-        today: figures::node_today(conn, node.clone(), now).await?,
-        node: node.into(),
+        today: figures::node_today(conn, node.clone(), rules, now).await?,
+        node: NodeView::new(node, &silence, now),
     })
 }
 
@@ -254,6 +264,7 @@ fn standing(today: &NodeToday) -> String {
         ("today (UTC)", coverage(today)),
         ("refused", today.refused.to_string()),
         ("quarantined", today.quarantined.to_string()),
+        ("not conserved", today.unbalanced.to_string()),
     ])
 }
 
@@ -330,7 +341,7 @@ mod tests {
             let now = at("2026-11-22T12:00:30Z");
             let mut tx = store.read().await.unwrap();
             let node = known_node(&mut tx, &NODE.to_string()).await.unwrap();
-            let detail = detail(&mut tx, node, now).await.unwrap();
+            let detail = detail(&mut tx, node, &Rules::default(), now).await.unwrap();
             let text = rest(&detail).unwrap();
             for expected in [
                 "last segment     4 of stream",
@@ -383,7 +394,7 @@ mod tests {
             let mut tx = store.read().await.unwrap();
             let node = known_node(&mut tx, "web-1").await.unwrap();
             assert_eq!(node.last_seen_at, None);
-            let detail = detail(&mut tx, node, at("2026-11-22T12:00:30Z")).await;
+            let detail = detail(&mut tx, node, &Rules::default(), at("2026-11-22T12:00:30Z")).await;
             let text = rest(&detail.unwrap()).unwrap();
             assert!(text.contains("last segment     -"), "{text}");
             assert!(!text.contains("Refused"), "{text}");

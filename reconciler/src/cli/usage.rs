@@ -1,15 +1,18 @@
 //! `usage`.
 
 use clap::Args;
+use tallystick_common::period::Period;
 use tallystick_common::time::{Micros, Timestamp};
 
 use super::Session;
 use super::instant::instant;
 use super::output::{duration, say, table};
-use crate::api::usage::{UsageParams, UsageView, is_unassigned};
-use crate::billing::usage::assigned;
+use crate::api::usage::{UsageParams, UsageView};
+use crate::billing::list_price::ListPrice;
+use crate::billing::usage::{AssignedUsage, UsageRow, assigned};
 use crate::catalog::change::{known_account, known_node};
 use crate::clock;
+use crate::store::Connection;
 
 /// What was used, by node, workload, meter and account.
 #[derive(Debug, Args)]
@@ -56,17 +59,43 @@ impl Usage {
         if let Some(node) = &params.node {
             known_node(&mut tx, node).await?;
         }
-        let rows = assigned(&mut tx, span).await?;
-        let rows: Vec<UsageView> = rows
-            .into_iter()
-            .filter(|usage| filter.keeps(usage) && (!self.unassigned || is_unassigned(usage)))
-            .map(|usage| UsageView::new(usage, &span))
-            .collect();
+        let mut rows = assigned(&mut tx, span).await?;
+        rows.retain(|usage| filter.keeps(usage));
+        if self.unassigned {
+            return unassigned(session, &mut tx, rows, span).await;
+        }
+        let rows = rows.into_iter();
+        let rows: Vec<_> = rows.map(|usage| UsageView::new(usage, &span)).collect();
         if session.output.json {
             return session.output.value(&rows);
         }
         say(&format!("{span}\n{}", told(&rows)))
     }
+}
+
+/// What nobody pays for, with its value where there is a list price.
+async fn unassigned(
+    session: &Session,
+    conn: &mut Connection,
+    mut rows: Vec<AssignedUsage>,
+    span: Period,
+) -> anyhow::Result<()> {
+    rows.retain(AssignedUsage::is_unassigned);
+    let list = match &session.config.rules.list_plan {
+        Some(plan) => Some(ListPrice::read(conn, plan).await?),
+        None => None,
+    };
+    let all: Vec<UsageRow> = rows.iter().map(|usage| usage.row.clone()).collect();
+    let view = |usage| UsageView::unassigned(usage, &span, list.as_ref());
+    let rows: Vec<UsageView> = rows.into_iter().map(view).collect::<Result<_, _>>()?;
+    if session.output.json {
+        return session.output.value(&rows);
+    }
+    let value = match &list {
+        Some(list) => format!("At list price: {}\n", list.total(&all, span)?),
+        None => "Set list_plan in reconciler.toml to see its value.\n".to_owned(),
+    };
+    say(&format!("{span}\n{}{value}", told(&rows)))
 }
 
 fn told(rows: &[UsageView]) -> String {
@@ -79,6 +108,7 @@ fn told(rows: &[UsageView]) -> String {
         "unit",
         "interpolated",
         "unmeasured",
+        "value",
     ];
     let cells = |row: &UsageView| {
         let account = row.account.clone();
@@ -91,6 +121,8 @@ fn told(rows: &[UsageView]) -> String {
             row.unit.to_string(),
             duration(Micros(row.interpolated)),
             duration(Micros(row.unmeasured)),
+            row.value
+                .map_or_else(|| "-".to_owned(), |value| value.to_string()),
         ]
     };
     let cells: Vec<_> = rows.iter().map(cells).collect();
@@ -99,8 +131,6 @@ fn told(rows: &[UsageView]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tallystick_common::period::Period;
-
     use super::*;
     use crate::billing::testing::{self, at};
     use crate::store::testing::{ENGINES, store};

@@ -2,13 +2,20 @@
 //! not spoken of at all.
 //!
 //! Pure: the host's control reading, the gaps that segments name and the time of quarantined segments
-//! are passed in.
+//! are passed in. `read` brings them from the store for a node, a workload or an account; `reason` says
+//! why time is not exact, and which segments say so.
 
 use tallystick_common::period::Period;
 use tallystick_common::time::Micros;
 
 use super::Coverage;
 use crate::billing::usage::UsageRow;
+
+mod read;
+mod reason;
+
+pub use read::{Ask, CoverageRow, report};
+pub use reason::{Class, Reason, SegmentLink};
 
 /// The classes of a span of `length`, which is what all of them add up to unless more was sealed than
 /// the span is long. `gaps` and `doubted` lie in the span; named time is not missing, and time that two
@@ -46,12 +53,16 @@ pub fn of(
 /// The control reading that accounts for most of a node's time. Each meter of `host` has one register
 /// at a time, so the time of its intervals is the node's own; not every host has every meter.
 pub fn control<'a>(rows: impl Iterator<Item = &'a UsageRow>) -> Option<&'a UsageRow> {
+    longest(rows.filter(|row| row.workload.is_host()))
+}
+
+/// Of rows of one workload, that of the meter which accounts for most of its time.
+pub fn longest<'a>(rows: impl Iterator<Item = &'a UsageRow>) -> Option<&'a UsageRow> {
     let known = |row: &UsageRow| {
         let measured = row.exact.0.saturating_add(row.interpolated.0);
         measured.saturating_add(row.unmeasured.0)
     };
-    rows.filter(|row| row.workload.is_host())
-        .max_by_key(|row| (known(row), row.exact.0, std::cmp::Reverse(row.meter)))
+    rows.max_by_key(|row| (known(row), row.exact.0, std::cmp::Reverse(row.meter)))
 }
 
 /// How long these spans are together.

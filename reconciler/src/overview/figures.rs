@@ -1,19 +1,26 @@
 //! Brings the figures of the first page together.
 
+use std::collections::BTreeMap;
+
 use tallystick_common::meter::Meter;
+use tallystick_common::money::Money;
 use tallystick_common::period::Period;
 use tallystick_common::time::{HOUR_US, Micros, QUARTER_HOUR_US, SECOND_US, Timestamp};
 
 use super::{
-    AccountSoFar, Chart, Coverage, LastSegment, LineSoFar, NamedGap, NodeToday, Overview,
-    UsageToday, coverage,
+    AccountSoFar, Chart, Coverage, LastSegment, LeakageNow, LineSoFar, NamedGap, NodeToday,
+    Overview, UsageToday, coverage, silence::Silence,
 };
 use crate::billing::draft::{Which, draft};
-use crate::billing::usage::{AssignedUsage, assigned};
+use crate::billing::list_price::ListPrice;
+use crate::billing::usage::{AssignedUsage, UsageRow, assigned};
 use crate::billing::{BillingError, Draft};
 use crate::catalog::Account;
+use crate::config::Rules;
 use crate::store::billing::StreamPosition;
+use crate::store::imbalances;
 use crate::store::inspect::{self, Count, GapRow, SegmentRow};
+use crate::store::leakage;
 use crate::store::nodes::{Node, NodeRow};
 use crate::store::{self, Connection, StoreError};
 
@@ -30,6 +37,7 @@ const POINTS: u64 = 300;
 pub async fn overview(
     conn: &mut Connection,
     seller: &str,
+    rules: &Rules,
     now: Timestamp,
 ) -> Result<Overview, BillingError> {
     let today = now.floor_to(24 * HOUR_US);
@@ -40,7 +48,12 @@ pub async fn overview(
     let usage = assigned(conn, span).await?;
     let mut nodes = store::nodes::all(conn).await?;
     nodes.sort_by(|left, right| (&left.name, left.id).cmp(&(&right.name, right.id)));
-    let nodes = nodes_today(conn, nodes, &usage, today, now).await?;
+    let silence = Silence::read(conn, rules.silent_after).await?;
+    let nodes = nodes_today(conn, nodes, &usage, &silence, now).await?;
+    let unassigned_value = match &rules.list_plan {
+        Some(plan) => unassigned_value(conn, plan, &usage, span).await?,
+        None => None,
+    };
     let mut accounts = Vec::new();
     for account in store::catalog::accounts(conn).await? {
         let draft = draft(conn, account.id.as_str(), Which::At(now), seller, now).await?;
@@ -53,6 +66,38 @@ pub async fn overview(
         chart: chart(conn, now).await?,
         accounts,
         nodes,
+        leakage: leakage_now(conn).await?,
+        unassigned_value,
+    })
+}
+
+/// The value of usage of nobody. A plan that is not there (yet) gives none: the page is shown all the same.
+async fn unassigned_value(
+    conn: &mut Connection,
+    plan: &str,
+    usage: &[AssignedUsage],
+    span: Period,
+) -> Result<Option<Money>, BillingError> {
+    let list = match ListPrice::read(conn, plan).await {
+        Ok(list) => list,
+        Err(BillingError::Catalog(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let rows: Vec<UsageRow> = usage
+        .iter()
+        .filter(|usage| usage.is_unassigned())
+        .map(|usage| usage.row.clone())
+        .collect();
+    list.total(&rows, span).map(Some)
+}
+
+async fn leakage_now(conn: &mut Connection) -> Result<LeakageNow, StoreError> {
+    let differing = leakage::tallies(conn, true).await?;
+    let first = differing.first().map(|(hour, ..)| hour * HOUR_US);
+    Ok(LeakageNow {
+        tallied_at: leakage::tallied_at(conn).await?,
+        differing: differing.len() as u64,
+        first: first.and_then(Timestamp::from_micros),
     })
 }
 
@@ -100,6 +145,7 @@ fn so_far(account: &Account, draft: &Draft) -> AccountSoFar {
 pub async fn node_today(
     conn: &mut Connection,
     node: Node,
+    rules: &Rules,
     now: Timestamp,
 ) -> Result<Option<NodeToday>, StoreError> {
     let today = now.floor_to(24 * HOUR_US);
@@ -108,7 +154,8 @@ pub async fn node_today(
         to: now.next_multiple(QUARTER_HOUR_US),
     };
     let usage = assigned(conn, span).await?;
-    Ok(nodes_today(conn, vec![node], &usage, today, now)
+    let silence = Silence::read(conn, rules.silent_after).await?;
+    Ok(nodes_today(conn, vec![node], &usage, &silence, now)
         .await?
         .pop())
 }
@@ -117,14 +164,18 @@ async fn nodes_today(
     conn: &mut Connection,
     nodes: Vec<Node>,
     usage: &[AssignedUsage],
-    today: Timestamp,
+    silence: &Silence,
     now: Timestamp,
 ) -> Result<Vec<NodeToday>, StoreError> {
-    let facts = Facts::read(conn, today, now).await?;
+    let facts = Facts::read(conn, now.floor_to(24 * HOUR_US), now).await?;
     let mut figures = Vec::new();
     for node in nodes {
         let last = inspect::last_segment(conn, node.row).await?;
-        figures.push(facts.node(node, last, usage));
+        let silent_since = silence.since(&node, now);
+        figures.push(NodeToday {
+            silent_since,
+            ..facts.node(node, last, usage)
+        });
     }
     Ok(figures)
 }
@@ -138,6 +189,7 @@ struct Facts {
     gaps: Vec<GapRow>,
     doubted: Vec<(NodeRow, Period)>,
     positions: Vec<StreamPosition>,
+    unbalanced: BTreeMap<NodeRow, u64>,
 }
 
 impl Facts {
@@ -158,6 +210,7 @@ impl Facts {
             gaps: inspect::gaps(conn, span).await?,
             doubted: inspect::quarantined_time(conn, span).await?,
             positions: store::billing::stream_positions(conn).await?,
+            unbalanced: imbalances::counts(conn).await?.into_iter().collect(),
         })
     }
 
@@ -168,6 +221,7 @@ impl Facts {
             gaps: self.gaps_of(node.row).map(named).collect(),
             node: node.id,
             state: node.state.as_str().to_owned(),
+            silent_since: None,
             lag: proved.map(|through| node.owes_through(self.now).since(through)),
             last_segment: last.map(|row| LastSegment {
                 stream: row.stream,
@@ -177,6 +231,7 @@ impl Facts {
             }),
             refused: of(&self.refused, node.row),
             quarantined: of(&self.quarantined, node.row),
+            unbalanced: self.unbalanced.get(&node.row).copied().unwrap_or(0),
             name: node.name,
         }
     }

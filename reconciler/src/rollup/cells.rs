@@ -180,6 +180,12 @@ impl ByWorkload {
         }
     }
 
+    /// The cells of one workload, by meter.
+    pub fn of(&self, workload: &WorkloadName) -> impl Iterator<Item = (Meter, &Quarters)> {
+        let meters = self.0.get(workload).into_iter().flatten();
+        meters.map(|(meter, metered)| (*meter, &metered.quarters))
+    }
+
     /// Each (workload, meter).
     pub fn metered<'a>(
         &'a self,

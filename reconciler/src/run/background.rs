@@ -22,6 +22,8 @@ const BEAT: Duration = Duration::from_secs(3);
 pub(super) struct Background {
     /// Where sessions hand over what arrived.
     pub(super) intake: Arc<dyn Intake>,
+    /// Who this process is among those that share the store.
+    pub(super) replica: Replica,
     committing: JoinHandle<()>,
     rolling: JoinHandle<()>,
     beating: JoinHandle<()>,
@@ -38,6 +40,7 @@ pub(super) async fn background(store: &Store) -> Result<Background, StoreError> 
     let (stop, stopped) = watch::channel(false);
     Ok(Background {
         intake: Arc::new(handle),
+        replica,
         committing: tokio::spawn(committer.run()),
         rolling: tokio::spawn(rollup::follow(store.clone(), replica, committed, stopped)),
         beating: tokio::spawn(beat(store.clone(), replica)),

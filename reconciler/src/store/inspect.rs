@@ -195,7 +195,7 @@ pub async fn quarantined_time(
 }
 
 /// The part of a row's time that lies in a span.
-fn shared(row: &Row, columns: (&str, &str), span: Period) -> Result<Period, StoreError> {
+pub(super) fn shared(row: &Row, columns: (&str, &str), span: Period) -> Result<Period, StoreError> {
     Ok(Period {
         from: instant(row, columns.0, "a beginning")?.max(span.from),
         to: instant(row, columns.1, "an end")?.min(span.to),

@@ -34,6 +34,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "replicas",
         include_str!("../../migrations/0004_replicas.sql"),
     ),
+    (
+        6,
+        "accounting",
+        include_str!("../../migrations/0006_accounting.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.

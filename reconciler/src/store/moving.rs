@@ -11,7 +11,7 @@ use super::{Connection, Location, Store, StoreError};
 /// Rows read and written at once.
 const PAGE: i64 = 4096;
 /// What belongs to running processes.
-const LEFT_OUT: [&str; 2] = ["replicas", "owners"];
+const LEFT_OUT: [&str; 3] = ["replicas", "owners", "turns"];
 
 /// One table, as it was copied.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

@@ -92,6 +92,20 @@ pub async fn told(conn: &mut Connection, node: NodeRow) -> Result<Option<Told>, 
     .transpose()
 }
 
+/// The settings that nodes say are in force, by node.
+///
+/// # Errors
+/// When the database fails.
+pub async fn kept(conn: &mut Connection) -> Result<Vec<(NodeRow, String)>, StoreError> {
+    let query = "SELECT s.node, s.document FROM node_in_force f \
+                 JOIN node_settings s ON s.node = f.node AND s.version = f.settings WHERE f.problem IS NULL";
+    let rows: Vec<(i64, String)> = sql::query_as(query).fetch_all(conn).await?;
+    Ok(rows
+        .into_iter()
+        .map(|(node, document)| (NodeRow(node), document))
+        .collect())
+}
+
 /// Keeps a node's word.
 ///
 /// # Errors

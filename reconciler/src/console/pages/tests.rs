@@ -4,7 +4,9 @@ use tallystick_common::reading::Cause;
 use tallystick_common::time::{Micros, Timestamp};
 
 use super::*;
-use crate::overview::{Chart, Coverage, LastSegment, LineSoFar, NamedGap, Series, UsageToday};
+use crate::overview::{
+    Chart, Coverage, LastSegment, LeakageNow, LineSoFar, NamedGap, Series, UsageToday,
+};
 
 fn usage(workload: &str, meter: Meter, quantity: &str, account: Option<&str>) -> UsageToday {
     UsageToday {
@@ -59,7 +61,15 @@ fn overview() -> Overview {
             unrounded_total: "1.800000".to_owned(),
             lines: vec![line],
         }],
+        leakage: LeakageNow {
+            tallied_at: None,
+            differing: 0,
+            first: None,
+        },
+        unassigned_value: None,
         nodes: vec![NodeToday {
+            silent_since: None,
+            unbalanced: 0,
             node: NodeId([1; 16]),
             name: "edge-1".to_owned(),
             state: "active".to_owned(),
@@ -189,4 +199,27 @@ fn an_invoice_shows_each_step() {
             .unwrap()
             .contains("no such token")
     );
+}
+
+#[test]
+fn the_first_page_says_what_does_not_add_up_and_who_is_silent() {
+    let mut overview = overview();
+    let page = first_page(&overview).unwrap();
+    assert!(page.contains("No hour is tallied yet"));
+    assert!(!page.contains("Silent since"));
+    let at = overview.today;
+    overview.leakage.tallied_at = Some(at);
+    assert!(
+        first_page(&overview)
+            .unwrap()
+            .contains("Zero: all that was received")
+    );
+    overview.leakage.differing = 2;
+    overview.leakage.first = Some(at);
+    overview.nodes[0].silent_since = Some(at);
+    overview.nodes[0].unbalanced = 3;
+    let page = first_page(&overview).unwrap();
+    assert!(page.contains(&format!("differences, the first in the hour from {at}")));
+    assert!(page.contains(&format!("Silent since {at}.")));
+    assert!(page.contains("3 sums of this node are not conserved"));
 }
