@@ -17,6 +17,7 @@ use crate::store::Store;
 
 pub mod audit;
 pub mod catalog;
+pub mod decisions;
 pub mod document;
 pub mod error;
 pub mod extract;
@@ -66,6 +67,11 @@ fn guarded() -> Vec<Operation> {
         (read.clone(), "/v1/nodes/{node}", get(nodes::show)),
         (
             read.clone(),
+            "/v1/nodes/{node}/streams",
+            get(nodes::streams),
+        ),
+        (
+            read.clone(),
             "/v1/nodes/{node}/workloads",
             get(nodes::workloads),
         ),
@@ -83,6 +89,26 @@ fn guarded() -> Vec<Operation> {
             read.clone(),
             "/v1/nodes/{node}/refusals",
             get(nodes::refusals),
+        ),
+        (
+            read.clone(),
+            "/v1/nodes/{node}/decisions",
+            get(decisions::list),
+        ),
+        (
+            write.clone(),
+            "/v1/nodes/{node}/quarantine/decide",
+            post(decisions::decide),
+        ),
+        (
+            write.clone(),
+            "/v1/nodes/{node}/resolve",
+            post(decisions::resolve),
+        ),
+        (
+            write.clone(),
+            "/v1/nodes/{node}/revoke",
+            post(decisions::revoke),
         ),
         (write.clone(), "/v1/nodes/{node}/ban", post(nodes::ban)),
         (

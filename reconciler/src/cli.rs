@@ -30,6 +30,7 @@ mod login;
 mod node;
 mod output;
 mod plan;
+mod quarantine;
 mod rollup;
 mod serve;
 mod store;
@@ -136,6 +137,8 @@ enum Command {
     #[command(subcommand)]
     Node(node::NodeCommand),
     #[command(subcommand)]
+    Quarantine(quarantine::QuarantineCommand),
+    #[command(subcommand)]
     Account(account::AccountCommand),
     Assign(assign::Assign),
     #[command(subcommand)]
@@ -209,6 +212,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Init(_) | Command::Serve(_) => Ok(()),
         Command::Token(command) => command.run(session).await,
         Command::Node(command) => command.run(session).await,
+        Command::Quarantine(command) => command.run(session).await,
         Command::Account(command) => command.run(session).await,
         Command::Assign(command) => command.run(session).await,
         Command::Plan(command) => command.run(session).await,

@@ -9,7 +9,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, Secur
 use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, ResponseBuilder, schema::Type};
 use utoipa::{Modify, OpenApi};
 
-use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
+use super::{audit, catalog, decisions, error, health, invoices, nodes, tokens, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,7 +17,8 @@ use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
         Amounts and quantities are text: decimals with their currency beside them, whole numbers of the meter's base unit."),
     paths(
         usage::overview, usage::list, usage::unassigned, usage::recent,
-        nodes::list, nodes::show, nodes::workloads, nodes::segments, nodes::quarantine, nodes::refusals,
+        nodes::list, nodes::show, nodes::streams, nodes::workloads, nodes::segments, nodes::quarantine, nodes::refusals,
+        decisions::list, decisions::decide, decisions::resolve, decisions::revoke,
         nodes::ban, nodes::retire, nodes::all_refusals, tokens::create,
         catalog::accounts, catalog::create_account, catalog::account,
         catalog::assignments, catalog::assign,

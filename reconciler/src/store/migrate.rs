@@ -34,6 +34,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "replicas",
         include_str!("../../migrations/0004_replicas.sql"),
     ),
+    (
+        5,
+        "decisions",
+        include_str!("../../migrations/0005_decisions.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.
