@@ -4,6 +4,7 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::decision::DecisionKind;
 use crate::ids::{Hash, NodeId, Seq, StreamId};
 use crate::keys::Statement as Signable;
 use crate::statement::Statement;
@@ -43,6 +44,27 @@ pub struct CutPosition {
     /// Segments since the period's beginning that are held and not counted, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantined: Vec<Seq>,
+    /// Decisions of persons on segments since the period's beginning, in the order of deciding: `quarantined` is
+    /// what came of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decisions: Vec<CutDecision>,
+}
+
+/// A decision that an invoice was made by. Its statement is in the store that made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutDecision {
+    /// Its number.
+    pub number: u64,
+    /// What was decided.
+    pub kind: DecisionKind,
+    /// The first segment that it is about.
+    pub first: Seq,
+    /// The last one; none: everything from the first on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Seq>,
+    /// When it was decided.
+    pub decided_at: Timestamp,
 }
 
 /// Digests (BLAKE3 of canonical JSON) of every document that decided an amount.

@@ -139,7 +139,7 @@ pub enum RefusalReason {
     Ahead,
     /// The same number with another hash.
     Fork,
-    /// The stream is frozen by a fork, or has ended.
+    /// The stream has ended.
     StreamClosed,
     /// The join token is unknown, used or expired.
     Token,

@@ -20,6 +20,7 @@ pub mod audit;
 pub mod catalog;
 pub mod conservation;
 pub mod coverage;
+pub mod decisions;
 pub mod document;
 pub mod error;
 pub mod extract;
@@ -75,6 +76,11 @@ fn guarded() -> Vec<Operation> {
         (read.clone(), "/v1/nodes/{node}", get(nodes::show)),
         (
             read.clone(),
+            "/v1/nodes/{node}/streams",
+            get(nodes::streams),
+        ),
+        (
+            read.clone(),
             "/v1/nodes/{node}/workloads",
             get(nodes::workloads),
         ),
@@ -97,6 +103,26 @@ fn guarded() -> Vec<Operation> {
             read.clone(),
             "/v1/nodes/{node}/conservation",
             get(conservation::list),
+        ),
+        (
+            read.clone(),
+            "/v1/nodes/{node}/decisions",
+            get(decisions::list),
+        ),
+        (
+            write.clone(),
+            "/v1/nodes/{node}/quarantine/decide",
+            post(decisions::decide),
+        ),
+        (
+            write.clone(),
+            "/v1/nodes/{node}/resolve",
+            post(decisions::resolve),
+        ),
+        (
+            write.clone(),
+            "/v1/nodes/{node}/revoke",
+            post(decisions::revoke),
         ),
         (write.clone(), "/v1/nodes/{node}/ban", post(nodes::ban)),
         (

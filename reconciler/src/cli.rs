@@ -34,6 +34,7 @@ mod node;
 mod output;
 mod period;
 mod plan;
+mod quarantine;
 mod rollup;
 mod serve;
 mod store;
@@ -140,6 +141,8 @@ enum Command {
     #[command(subcommand)]
     Node(node::NodeCommand),
     #[command(subcommand)]
+    Quarantine(quarantine::QuarantineCommand),
+    #[command(subcommand)]
     Account(account::AccountCommand),
     Assign(assign::Assign),
     #[command(subcommand)]
@@ -218,6 +221,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Init(_) | Command::Serve(_) => Ok(()),
         Command::Token(command) => command.run(session).await,
         Command::Node(command) => command.run(session).await,
+        Command::Quarantine(command) => command.run(session).await,
         Command::Account(command) => command.run(session).await,
         Command::Assign(command) => command.run(session).await,
         Command::Plan(command) => command.run(session).await,

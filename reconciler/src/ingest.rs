@@ -34,6 +34,7 @@ pub mod listener;
 mod peer;
 mod renew;
 mod reset;
+pub(crate) mod rivals;
 pub mod session;
 pub mod strangers;
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod console;
+pub mod decision;
 pub mod evidence;
 pub mod ingest;
 pub mod init;

@@ -23,6 +23,7 @@ use crate::store::{Store, StoreError, rollups};
 
 mod cells;
 mod recount;
+pub mod within;
 
 pub use cells::{ByWorkload, Cell, Cells, Labels, Lasts, Metered, Quarters, RegisterEnd, place};
 pub use recount::{Recounted, check, rebuild};
@@ -104,8 +105,12 @@ async fn follow_once(store: &Store, of: Option<(Replica, Timestamp)>) -> Result<
         let mut tx = store.read().await?;
         VecDeque::from(streams::behind(&mut tx, of).await?)
     };
+    follow_those(store, &mut behind).await
+}
+
+async fn follow_those(store: &Store, behind: &mut VecDeque<Stream>) -> Result<(), StoreError> {
     while !behind.is_empty() {
-        let pages = read(store, &mut behind, PAGE).await?;
+        let pages = read(store, behind, PAGE).await?;
         let advances = tokio::task::spawn_blocking(move || add_up(pages))
             .await
             .map_err(|error| StoreError::damaged("segments", error))??;

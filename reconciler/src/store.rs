@@ -32,6 +32,7 @@ pub mod closings;
 pub(crate) mod column;
 pub(crate) mod compressed;
 pub mod coverage;
+pub mod decisions;
 pub mod enrolment;
 pub mod imbalances;
 pub mod inspect;

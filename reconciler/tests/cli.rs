@@ -226,7 +226,8 @@ fn a_wrong_input_is_named_with_its_remedy_and_changes_nothing() {
         format!("assign {id} --node * --workload {workload} --from {from}")
     };
     let subscribe = |plan: &str, from: &str| format!("subscribe acme {plan} --from {from}");
-    let refusals: [(String, &[&str]); 20] = [
+    let stream = "0102030405060708090a0b0c0d0e0f10";
+    let refusals: [(String, &[&str]); 24] = [
         (account("x", "EURO", "UTC"), &["EURO", "ISO 4217"]),
         (account("x", "EUR", "Mars/Base"), &["Mars/Base", "IANA"]),
         (account("X!", "EUR", "UTC"), &["X!", "a-z"]),
@@ -243,6 +244,19 @@ fn a_wrong_input_is_named_with_its_remedy_and_changes_nothing() {
         (format!("plan apply {poor}"), &["poor.toml", "cpu.tide"]),
         ("plan check /absent.toml".into(), &["/absent.toml"]),
         ("node show web-9".into(), &["web-9", "node list"]),
+        (
+            format!("quarantine accept web-9 {stream} 0 --reason x"),
+            &["web-9", "node list"],
+        ),
+        (
+            format!("node resolve web-9 {stream} --keep other --reason x"),
+            &["web-9", "node list"],
+        ),
+        (
+            format!("node revoke web-9 --stream {stream} --from-seq 0 --reason x"),
+            &["web-9", "node list"],
+        ),
+        ("quarantine list --node web-9".into(), &["web-9"]),
         ("invoice draft nobody".into(), &["nobody"]),
         ("invoice show TS-1".into(), &["TS-1", "invoice list"]),
         ("usage --account nobody".into(), &["nobody"]),
@@ -251,6 +265,8 @@ fn a_wrong_input_is_named_with_its_remedy_and_changes_nothing() {
     for (line, expected) in refusals {
         folder.refused(1, &line, expected);
     }
+    assert_eq!(folder.json("quarantine list"), json!([]));
+    assert_eq!(folder.json("quarantine decisions"), json!([]));
     folder.refused(2, "assign list extra", &["extra"]);
     folder.refused(2, &subscribe("starter", "soon"), &["soon", "now"]);
     folder.refused(2, "frobnicate", &["frobnicate", "--help"]);

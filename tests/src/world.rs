@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use rustls::pki_types::CertificateDer;
-use tallystick_agent::buffer::Handle;
+use tallystick_agent::buffer::{Handle, StoredSegment};
 use tallystick_agent::identity::Identity;
 use tallystick_agent::ship::connection::{self, Link};
 use tallystick_agent::ship::enroll::{Enrolment, NodeKeys, enroll};
@@ -16,6 +16,8 @@ use tallystick_agent::ship::{self, ShipEvent, Shipping, tls};
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::keys::SecretKey;
 use tallystick_common::receipt::Receipt;
+use tallystick_common::seal::SealedSegment;
+use tallystick_common::segment::Previous;
 use tallystick_common::time::{Micros, Timestamp};
 use tallystick_common::wire::{
     ALPN_INGEST, Hello, InForce, JoinToken, Message, Position, Refused, Versions, Welcome,
@@ -397,4 +399,20 @@ pub fn an_hour_ago() -> Timestamp {
     now()
         .saturating_sub(Micros::from_seconds(3600))
         .floor_to(1_000_000)
+}
+
+/// A segment as an agent's buffer keeps it.
+#[must_use]
+pub fn stored(sealed: &SealedSegment) -> StoredSegment {
+    let header = sealed.header();
+    StoredSegment {
+        seq: header.seq,
+        previous: match header.previous {
+            Previous::Follows(hash) => hash,
+            Previous::Opens { .. } => Hash::ZERO,
+        },
+        hash: sealed.hash(),
+        covered_through: header.covered_through,
+        bytes: sealed.bytes().to_vec(),
+    }
 }

@@ -150,4 +150,27 @@ fn a_cloned_data_folder_is_reported_and_nothing_is_billed_twice() {
         billed > 0 && billed <= used,
         "{billed} billed of {used} used"
     );
+    go_on_alone(&mut sides);
+    let (used, billed) = (kernel_cpu() - before, self::billed(&sides));
+    assert!(billed <= used, "{billed} billed of {used} used");
+}
+
+/// The clone is gone: a person says which branch is the node's, where the two raced, and the node goes on.
+fn go_on_alone(sides: &mut Sides) {
+    let api = sides.api().unwrap();
+    let frozen = || -> Vec<String> {
+        let streams = api.all("/v1/nodes/metered/streams").unwrap();
+        let streams = streams.iter().filter(|held| held["state"] == "frozen");
+        streams
+            .map(|held| held["stream"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for stream in frozen() {
+        println!("resolves the fork of {stream}");
+        let words = ["node", "resolve", "metered", &stream, "--keep", "admitted"];
+        let words = [&words[..], &["--reason", "the clone is gone"]].concat();
+        sides.reconcile(&words).unwrap();
+    }
+    assert_eq!(frozen(), Vec::<String>::new());
+    run_for(sides, 2);
 }

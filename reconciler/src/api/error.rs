@@ -12,6 +12,7 @@ use crate::auth::AuthError;
 use crate::billing::BillingError;
 use crate::catalog::CatalogError;
 use crate::catalog::change::ChangeError;
+use crate::decision::DecisionError;
 use crate::evidence::EvidenceError;
 use crate::store::StoreError;
 
@@ -196,6 +197,25 @@ impl From<BillingError> for Problem {
             BillingError::Discrepancies { .. } => Self::conflict("discrepancies", detail),
             BillingError::Statement { .. } => Self::conflict("statement", detail),
             BillingError::Money(_) => Self::internal(&detail),
+        }
+    }
+}
+
+impl From<DecisionError> for Problem {
+    fn from(error: DecisionError) -> Self {
+        let detail = error.to_string();
+        match error {
+            DecisionError::Catalog(error) => error.into(),
+            DecisionError::Change(error) => error.into(),
+            DecisionError::Store(error) => error.into(),
+            DecisionError::Period(_) => Self::internal(&detail),
+            DecisionError::NoSegment { .. } => Self::not_found(detail),
+            DecisionError::Counted { .. } | DecisionError::NotQuarantined { .. } => {
+                Self::conflict("not-quarantined", detail)
+            }
+            DecisionError::Doubtful { .. } => Self::conflict("still-doubtful", detail),
+            DecisionError::Revoked { .. } => Self::conflict("key-revoked", detail),
+            DecisionError::NotForked { .. } => Self::conflict("not-forked", detail),
         }
     }
 }

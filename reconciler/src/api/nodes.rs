@@ -16,7 +16,8 @@ use crate::catalog::change::{known_node, set_node_state};
 use crate::clock;
 use crate::overview::silence::Silence;
 use crate::store::inspect::{self, RefusalRow, SegmentRow, WorkloadRow};
-use crate::store::nodes::{self, Node, NodeState};
+use crate::store::nodes::{self, Node, NodeRow, NodeState};
+use crate::store::{Connection, StoreError, decisions, streams};
 
 /// A node.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -117,6 +118,45 @@ impl From<SegmentRow> for SegmentView {
             intervals: row.intervals,
         }
     }
+}
+
+/// A stream of a node.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct StreamView {
+    /// Its id.
+    pub stream: String,
+    /// `open`, `frozen` (forked, until a person resolves it) or `ended`.
+    pub state: String,
+    /// The number of its next segment.
+    pub next_seq: u64,
+    /// First instant it accounts for.
+    #[schema(format = DateTime)]
+    pub covered_from: String,
+    /// First instant it does not account for.
+    #[schema(format = DateTime)]
+    pub covered_through: String,
+    /// Where its latest fork is, resolved or not; null when it never forked.
+    pub forked_at: Option<u64>,
+}
+
+/// The streams of a node, in the order of their beginning.
+pub(crate) async fn streams_of(
+    conn: &mut Connection,
+    node: NodeRow,
+) -> Result<Vec<StreamView>, StoreError> {
+    let mut views = Vec::new();
+    for stream in streams::of_node(conn, node).await? {
+        let fork = decisions::latest_fork(conn, stream.row).await?;
+        views.push(StreamView {
+            stream: stream.stream.to_string(),
+            state: stream.status.to_string(),
+            next_seq: stream.next.0,
+            covered_from: stream.covered_from.to_string(),
+            covered_through: stream.covered_through.to_string(),
+            forked_at: fork.map(|(seq, _)| seq.0),
+        });
+    }
+    Ok(views)
 }
 
 /// What is metered on a node.
@@ -228,6 +268,26 @@ pub(super) async fn show(
     let node = known_node(&mut tx, &node).await?;
     let silence = Silence::read(&mut tx, app.rules.silent_after).await?;
     Ok(Json(NodeView::new(node, &silence, clock::now())))
+}
+
+/// The streams of a node, in the order of their beginning: lives of its agent's buffer.
+#[utoipa::path(get, path = "/v1/nodes/{node}/streams", tag = "nodes",
+    params(("node" = String, Path, description = "id or name"), PageParams),
+    responses((status = 200, body = Page<StreamView>), (status = 404, body = Problem)))]
+pub(super) async fn streams(
+    State(app): State<App>,
+    Path(node): Path<String>,
+    Params(page): Params<PageParams>,
+) -> Result<Json<Page<StreamView>>, Problem> {
+    let mut tx = app.store().read().await?;
+    let node = known_node(&mut tx, &node).await?;
+    let views = streams_of(&mut tx, node.row).await?;
+    let numbered = views.into_iter().enumerate();
+    let page = page.cut(numbered.collect(), |(place, _)| format!("{place:020}"))?;
+    Ok(Json(Page {
+        items: page.items.into_iter().map(|(_, view)| view).collect(),
+        next: page.next,
+    }))
 }
 
 /// What is metered on a node, by name, with its labels.

@@ -10,8 +10,8 @@ use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, ResponseBuilder, schem
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, catalog, conservation, coverage, error, health, invoices, leakage, nodes, periods,
-    tokens, usage,
+    audit, catalog, conservation, coverage, decisions, error, health, invoices, leakage, nodes,
+    periods, tokens, usage,
 };
 
 #[derive(OpenApi)]
@@ -20,7 +20,8 @@ use super::{
         Amounts and quantities are text: decimals with their currency beside them, whole numbers of the meter's base unit."),
     paths(
         usage::overview, usage::list, usage::unassigned, usage::recent, coverage::list, conservation::list, leakage::show,
-        nodes::list, nodes::show, nodes::workloads, nodes::segments, nodes::quarantine, nodes::refusals,
+        nodes::list, nodes::show, nodes::streams, nodes::workloads, nodes::segments, nodes::quarantine, nodes::refusals,
+        decisions::list, decisions::decide, decisions::resolve, decisions::revoke,
         nodes::ban, nodes::retire, nodes::all_refusals, tokens::create,
         catalog::accounts, catalog::create_account, catalog::account,
         catalog::assignments, catalog::assign,

@@ -177,6 +177,23 @@ pub struct CutPosition {
     /// Segments since the period's beginning that are held and not counted; left out when there is none.
     #[serde(default)]
     pub quarantined: Vec<u64>,
+    /// Decisions of persons on segments since then; left out when there is none.
+    #[serde(default)]
+    pub decisions: Vec<CutDecision>,
+}
+
+/// A decision that a statement was made by.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CutDecision {
+    pub number: u64,
+    /// `accept`, `reject`, `keep_admitted`, `keep_other` or `revoke`.
+    pub kind: String,
+    pub first: u64,
+    /// Left out when it is about everything from the first on.
+    pub last: Option<u64>,
+    #[schema(format = DateTime)]
+    pub decided_at: String,
 }
 
 /// BLAKE3 digests of what decided the amounts.

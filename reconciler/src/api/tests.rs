@@ -775,3 +775,110 @@ async fn workloads_have_the_labels_of_their_newest_counted_segment() {
         assert!(page["next"].is_string());
     }
 }
+
+/// Two streams of a node measured one time; the key of the one that counts turns out to be stolen.
+#[tokio::test]
+async fn a_person_decides_over_http() {
+    use crate::ingest::testing::{Agent, at as instant, committing, send};
+    for engine in ENGINES {
+        let server = Server::start(engine).await;
+        let commit = committing(&server.store, || instant(100_000));
+        let mut one = Agent::new(1, 2).enrolled(&server.store).await;
+        let mut other = one.beside(3, 30);
+        send(&commit, one.next(60, 10)).await;
+        send(&commit, other.next(60, 20)).await;
+        let decide = |judgement: &str, seq: u64| json!({ "stream": other.stream.to_string(), "seq": seq, "judgement": judgement, "reason": "looked" });
+        let path = "/v1/nodes/node-1/quarantine/decide";
+        let blank = json!({ "stream": "x", "seq": 0, "judgement": "accept", "reason": "looked" });
+        let ownerless =
+            json!({ "stream": one.stream.to_string(), "keep": "admitted", "reason": " " });
+        for (status, kind, answer) in [
+            (
+                409,
+                "still-doubtful",
+                server.post(path, &decide("accept", 0)).await,
+            ),
+            (
+                404,
+                "not-found",
+                server.post(path, &decide("accept", 1)).await,
+            ),
+            (
+                422,
+                "invalid",
+                server.post(path, &decide("perhaps", 0)).await,
+            ),
+            (422, "invalid", server.post(path, &blank).await),
+            (
+                422,
+                "invalid",
+                server.post("/v1/nodes/node-1/resolve", &ownerless).await,
+            ),
+            (
+                404,
+                "not-found",
+                server
+                    .post("/v1/nodes/web-9/quarantine/decide", &decide("accept", 0))
+                    .await,
+            ),
+        ] {
+            assert_eq!(
+                (answer.status, answer.problem().as_str()),
+                (status, kind),
+                "{}",
+                answer.body
+            );
+        }
+        let resolve =
+            json!({ "stream": one.stream.to_string(), "keep": "other", "reason": "looked" });
+        let answer = server.post("/v1/nodes/node-1/resolve", &resolve).await;
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (409, "not-forked")
+        );
+        let mut revoke = json!({ "stream": one.stream.to_string(), "from_seq": 0, "reason": "stolen", "dry_run": true });
+        let asked = server.post("/v1/nodes/node-1/revoke", &revoke).await;
+        assert_eq!(asked.status, 200);
+        assert_eq!(asked.json()["segments_changed"], 1);
+        assert_eq!(asked.json()["decision"], Value::Null);
+        revoke["dry_run"] = false.into();
+        let revoked = server.post("/v1/nodes/node-1/revoke", &revoke).await;
+        assert_eq!(revoked.status, 201, "{}", revoked.body);
+        assert_eq!(revoked.json()["decision"]["kind"], "revoke");
+        let key = "idempotency-key: once\r\n";
+        let accepted = server.post_with(path, key, &decide("accept", 0)).await;
+        assert_eq!(accepted.status, 201, "{}", accepted.body);
+        let again = server.post_with(path, key, &decide("accept", 0)).await;
+        assert_eq!((again.status, &again.body), (201, &accepted.body));
+        let anew = server.post(path, &decide("accept", 0)).await;
+        assert_eq!(
+            (anew.status, anew.json()["already_decided"].clone()),
+            (200, true.into())
+        );
+        let kept = server
+            .get("/v1/nodes/node-1/decisions?limit=1")
+            .await
+            .json();
+        assert_eq!(kept["items"][0]["by"], "api:admin");
+        let rest = format!(
+            "/v1/nodes/node-1/decisions?cursor={}",
+            kept["next"].as_str().unwrap()
+        );
+        let rest = server.get(&rest).await.json();
+        assert_eq!(
+            (rest["items"][0]["kind"].as_str(), &rest["next"]),
+            (Some("accept"), &Value::Null)
+        );
+        let streams = server.get("/v1/nodes/node-1/streams").await.json();
+        let states: Vec<_> = streams["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|held| held["state"].as_str())
+            .collect();
+        assert_eq!(states, [Some("ended"), Some("open")]);
+        let quarantine = server.get("/v1/nodes/node-1/quarantine").await.json();
+        assert_eq!(quarantine["items"][0]["doubt"], "revoked");
+        assert_eq!(quarantine["items"].as_array().unwrap().len(), 1);
+    }
+}

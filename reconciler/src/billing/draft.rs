@@ -13,13 +13,14 @@ use tallystick_common::time::{QUARTER_HOUR_US, Timestamp};
 
 use super::BillingError;
 use super::closing::{self, Standing};
-use super::document::{CutPosition, Digests, Outstanding, digest_of};
+use super::document::{CutDecision, CutPosition, Digests, Outstanding, digest_of};
 use super::registers::{self, Counted};
 use super::usage::{self, UsageRow};
 use crate::catalog::assignment::NodeNames;
 use crate::catalog::change::known_account;
 use crate::catalog::{Account, Assignments, Subscription, subscription};
 use crate::store::billing::StreamPosition;
+use crate::store::decisions::DecisionRow;
 use crate::store::inspect::GapRow;
 use crate::store::nodes::Node;
 use crate::store::streams::Stream;
@@ -146,6 +147,7 @@ impl Facts {
                 hash: stream.head,
                 covered_through: stream.covered_through,
                 quarantined: store::readings::quarantined_after(conn, stream.row, since).await?,
+                decisions: decided(conn, stream, since).await?,
             });
         }
         Ok(cut)
@@ -231,6 +233,30 @@ impl Facts {
         let counted = registers::counted(conn, streams, span).await?;
         Ok(self.items(rows, counted, span))
     }
+}
+
+/// The decisions on segments of a stream that account for time after an instant.
+async fn decided(
+    conn: &mut Connection,
+    stream: &Stream,
+    since: Timestamp,
+) -> Result<Vec<CutDecision>, StoreError> {
+    let all = store::decisions::of_stream(conn, stream.row).await?;
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(first) = store::readings::first_after(conn, stream.row, since).await? else {
+        return Ok(Vec::new());
+    };
+    let concerns = |held: &DecisionRow| held.concerns(first, stream.next);
+    let cut = |held: DecisionRow| CutDecision {
+        number: held.number,
+        kind: held.kind,
+        first: held.first,
+        last: held.last,
+        decided_at: held.at,
+    };
+    Ok(all.into_iter().filter(concerns).map(cut).collect())
 }
 
 /// Instants at which usage of a span must be cut, its bounds among them: it may change hands or plan

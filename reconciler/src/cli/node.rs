@@ -1,20 +1,23 @@
-//! `node list|show|config|ban|retire`.
+//! `node list|show|config|ban|retire|resolve|revoke`.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
-use tallystick_common::ids::Hash;
+use tallystick_common::ids::{Hash, Seq, StreamId};
 use tallystick_common::time::Timestamp;
 
 use super::Session;
 use super::output::{duration, say, sheet, table_of};
-use crate::api::nodes::{NodeView, RefusalView, SegmentView};
+use super::quarantine::{signing, tell};
+use crate::api::nodes::{NodeView, RefusalView, SegmentView, StreamView, streams_of};
+use crate::authority::Authority;
 use crate::catalog::change::{known_node, set_node_state};
 use crate::catalog::settings::set_node_settings;
 use crate::clock;
 use crate::config::Rules;
+use crate::decision::{Keep, Order, resolve, revoke};
 use crate::overview::silence::Silence;
 use crate::overview::{NodeToday, figures};
 use crate::store::inspect;
@@ -74,6 +77,46 @@ pub(super) enum NodeCommand {
         #[arg(long, value_name = "REASON")]
         lost: Option<String>,
     },
+    /// Say which branch of a forked stream is the node's.
+    Resolve {
+        /// Id or name.
+        node: String,
+        /// The forked stream.
+        stream: StreamId,
+        /// Which branch.
+        #[arg(long, value_enum)]
+        keep: Branch,
+        /// Why, for the audit log.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Revoke the key that signs a node's segments: nothing from a place in a stream on counts, and it signs nothing
+    /// new. The host enrols again, as a new node.
+    Revoke {
+        /// Id or name.
+        node: String,
+        /// A stream that the key signs.
+        #[arg(long)]
+        stream: StreamId,
+        /// The first segment that may not be the node's own.
+        #[arg(long, value_name = "SEQ")]
+        from_seq: u64,
+        /// Why, for the audit log and the node.
+        #[arg(long)]
+        reason: String,
+        /// Only say what it would come to.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Which branch of a fork.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Branch {
+    /// The one that was admitted: its stream goes on.
+    Admitted,
+    /// The other one: what was admitted from the fork on counts no longer, and the stream is over.
+    Other,
 }
 
 /// A node and how it stands.
@@ -85,6 +128,7 @@ struct NodeDetail {
     refusal_counts: Vec<RefusalCount>,
     latest_refusals: Vec<RefusalView>,
     latest_quarantined: Vec<SegmentView>,
+    streams: Vec<StreamView>,
 }
 
 /// How often a node was refused for one reason, ever.
@@ -111,8 +155,50 @@ impl NodeCommand {
                 let state = NodeState::Retired { at: now, lost };
                 set_node_state(store, &node, state, &session.actor, now).await?
             }
+            Self::Resolve {
+                node,
+                stream,
+                keep,
+                reason,
+            } => {
+                let keep = match keep {
+                    Branch::Admitted => Keep::Admitted,
+                    Branch::Other => Keep::Other,
+                };
+                let signing = signing(session)?;
+                let order = order(session, &node, stream, &reason, &signing);
+                return tell(session, resolve(store, &order, keep, now).await?);
+            }
+            Self::Revoke {
+                node,
+                stream,
+                from_seq,
+                reason,
+                dry_run,
+            } => {
+                let signing = signing(session)?;
+                let order = order(session, &node, stream, &reason, &signing);
+                let decided = revoke(store, &order, Seq(from_seq), dry_run, now).await?;
+                return tell(session, decided);
+            }
         };
         session.output.one(&NodeView::from(node), &FIELDS)
+    }
+}
+
+fn order<'a>(
+    session: &'a Session,
+    node: &'a str,
+    stream: StreamId,
+    reason: &'a str,
+    signing: &'a Authority,
+) -> Order<'a> {
+    Order {
+        node,
+        stream,
+        reason,
+        actor: &session.actor,
+        signer: signing.receipt_key(),
     }
 }
 
@@ -215,6 +301,7 @@ async fn detail(
     let refusals = inspect::latest_refusals(conn, node.row, LATEST).await?;
     let quarantined = inspect::latest_quarantined(conn, node.row, LATEST).await?;
     Ok(NodeDetail {
+        streams: streams_of(conn, node.row).await?,
         refusal_counts: counts
             .map(|count| RefusalCount {
                 reason: count.what,
@@ -241,6 +328,13 @@ fn rest(detail: &NodeDetail) -> anyhow::Result<String> {
         let columns = ["received_at", "stream", "seq", "doubt", "doubt_detail"];
         let latest = table_of(&detail.latest_quarantined, &columns)?;
         text.push_str(&format!("\nQuarantined last\n{latest}"));
+    }
+    let forked = |stream: &&StreamView| stream.state == "frozen";
+    let forked: Vec<&StreamView> = detail.streams.iter().filter(forked).collect();
+    if !forked.is_empty() {
+        let columns = ["stream", "forked_at", "next_seq", "covered_through"];
+        let table = table_of(&forked, &columns)?;
+        text.push_str(&format!("\nForked, and held until `node resolve`\n{table}"));
     }
     Ok(text)
 }

@@ -7,7 +7,17 @@ use serde_json::Value;
 use tallystick_common::time::{Micros, SECOND_US};
 
 /// Columns whose cells end, rather than begin, below each other.
-const NUMBERS: [&str; 6] = ["quantity", "total", "version", "seq", "count", "anchor_day"];
+const NUMBERS: [&str; 9] = [
+    "quantity",
+    "total",
+    "version",
+    "seq",
+    "count",
+    "anchor_day",
+    "number",
+    "first",
+    "last",
+];
 
 /// How answers are written.
 #[derive(Debug, Clone, Copy)]

@@ -25,6 +25,13 @@ fn every_documented_command_is_understood() {
         "node show web-1",
         "node ban web-1 --reason stolen",
         "node retire web-1",
+        "node resolve web-1 0102030405060708090a0b0c0d0e0f10 --keep admitted --reason cloned",
+        "node revoke web-1 --stream 0102030405060708090a0b0c0d0e0f10 --from-seq 7 --reason stolen --dry-run",
+        "quarantine list",
+        "quarantine list --node web-1 --json",
+        "quarantine decisions --node web-1",
+        "quarantine accept web-1 0102030405060708090a0b0c0d0e0f10 12 --reason checked",
+        "quarantine reject web-1 0102030405060708090a0b0c0d0e0f10 12 --through 40 --reason clock",
         "account create acme --name Acme --currency EUR --time-zone Europe/Berlin --anchor-day 15",
         "account list",
         "account show acme",
@@ -89,6 +96,23 @@ fn what_is_missing_or_misspelt_is_refused_before_anything_happens() {
         ("token create --expires 1w", "24h"),
         ("token create --expires 0h", "from 1 on"),
         ("node ban web-1", "--reason"),
+        (
+            "quarantine accept web-1 0102030405060708090a0b0c0d0e0f10 12",
+            "--reason",
+        ),
+        ("quarantine accept web-1 short 12 --reason x", "short"),
+        (
+            "node resolve web-1 0102030405060708090a0b0c0d0e0f10 --reason x",
+            "--keep",
+        ),
+        (
+            "node resolve web-1 0102030405060708090a0b0c0d0e0f10 --keep both --reason x",
+            "both",
+        ),
+        (
+            "node revoke web-1 --stream 0102030405060708090a0b0c0d0e0f10 --reason x",
+            "--from-seq",
+        ),
         ("usage --account acme --unassigned", "cannot be used with"),
         ("coverage --period 2026-11", "--account"),
         (

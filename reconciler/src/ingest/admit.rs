@@ -93,10 +93,47 @@ pub fn admit(
     if let Some(verdict) = place(state, segment, around) {
         return verdict;
     }
-    match examine(state, segment.header(), segment.blocks(), around, now) {
+    let judge = &mut Err;
+    match examine(
+        state,
+        segment.header(),
+        segment.blocks(),
+        around,
+        now,
+        judge,
+    ) {
         Ok(()) => Verdict::Accepted,
         Err(doubt) => Verdict::Quarantined(doubt),
     }
+}
+
+/// Judges a kept segment again, whose stream stood at `state` before it, because a person wants it to count:
+/// the doubts that the person sets aside by that.
+///
+/// Claims in `around` have as counted exactly what was counted within the segment's time.
+///
+/// # Errors
+/// The first doubt that nobody may set aside.
+pub fn appeal(
+    state: &StreamState,
+    header: &Header,
+    blocks: &[Block],
+    around: &Surroundings<'_>,
+    now: Timestamp,
+) -> Result<Vec<Doubt>, Doubt> {
+    if let Some(claim) = counted_elsewhere(header, around.claims) {
+        return Err(Doubt::SharedKernel { node: claim.node });
+    }
+    let mut set_aside = Vec::new();
+    let judge = &mut |doubt: Doubt| {
+        if !doubt.may_be_set_aside() {
+            return Err(doubt);
+        }
+        set_aside.push(doubt);
+        Ok(())
+    };
+    examine(state, header, blocks, around, now, judge)?;
+    Ok(set_aside)
 }
 
 /// The verdict on a segment that is not the stream's next one; `None` when it is.
@@ -126,11 +163,15 @@ fn place(
             }),
         });
     }
-    if state.status != StreamStatus::Open {
-        return refused(
-            RefusalReason::StreamClosed,
-            format!("the stream is {}", state.status),
-        );
+    match state.status {
+        StreamStatus::Open => {}
+        StreamStatus::Frozen => return Some(Verdict::Held),
+        StreamStatus::Ended => {
+            return refused(
+                RefusalReason::StreamClosed,
+                "the stream is ended".to_owned(),
+            );
+        }
     }
     if header.seq > state.next {
         return Some(Verdict::Ahead {
@@ -151,13 +192,14 @@ fn place(
     refused(RefusalReason::Chain, detail)
 }
 
-/// Whether the segment counts.
+/// Whether the segment counts, if `judge` lets pass what is in doubt.
 fn examine(
     state: &StreamState,
     header: &Header,
     blocks: &[Block],
     around: &Surroundings<'_>,
     now: Timestamp,
+    judge: &mut dyn FnMut(Doubt) -> Result<(), Doubt>,
 ) -> Result<(), Doubt> {
     in_time(state, header, now)?;
     let mut seen = HashSet::new();
@@ -177,9 +219,9 @@ fn examine(
     if let Some(register) = chain::missing(&state.open, &seen) {
         return Err(Doubt::Missing { register });
     }
-    final_is_final(header, blocks)?;
-    host_tiles(header, blocks)?;
-    kernel_is_its_own(header, around.claims)
+    final_is_final(header, blocks).or_else(&mut *judge)?;
+    host_tiles(header, blocks).or_else(&mut *judge)?;
+    kernel_is_its_own(header, around.claims).or_else(judge)
 }
 
 fn in_time(state: &StreamState, header: &Header, now: Timestamp) -> Result<(), Doubt> {
@@ -319,19 +361,22 @@ fn kernel_is_its_own(header: &Header, claims: &[Claim]) -> Result<(), Doubt> {
     let mine = claims.iter().find(|claim| claim.node == header.node);
     let order = mine.map_or(i64::MAX, |claim| claim.order);
     let from = mine.map_or(header.from, |claim| claim.seen.0.min(header.from));
-    let rival = claims
-        .iter()
-        .filter(|claim| claim.node != header.node)
-        .find(|claim| {
-            let first = claim.order < order && claim.seen.1 > from;
-            let (start, end) = claim.counted;
-            let counted = start < end && start < header.covered_through && end > header.from;
-            first || counted
-        });
-    match rival {
+    let first =
+        |claim: &&Claim| claim.node != header.node && claim.order < order && claim.seen.1 > from;
+    let rival = claims.iter().find(first);
+    match rival.or_else(|| counted_elsewhere(header, claims)) {
         Some(claim) => Err(Doubt::SharedKernel { node: claim.node }),
         None => Ok(()),
     }
+}
+
+/// Another node that counted time of the segment in its kernel.
+fn counted_elsewhere<'a>(header: &Header, claims: &'a [Claim]) -> Option<&'a Claim> {
+    claims.iter().find(|claim| {
+        let (start, end) = claim.counted;
+        let overlaps = start < end && start < header.covered_through && end > header.from;
+        claim.node != header.node && overlaps
+    })
 }
 
 /// The key that signs from the next segment on, when this one names one.

@@ -11,15 +11,17 @@ use std::sync::Arc;
 use tallystick_common::failpoint;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
 use tallystick_common::seal::VerifiedSegment;
-use tallystick_common::segment::{Header, Purpose};
+use tallystick_common::segment::{Header, Previous, Purpose};
 use tallystick_common::time::{HOUR_US, Micros, Timestamp};
 use tallystick_common::wire::{Position, RefusalReason};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::admit::{self, Doubt, Refusal, StreamStatus, Surroundings, Verdict};
 use super::intake::{Intake, Later, RefusedBytes, Stopped};
+use super::rivals::rivals;
 use crate::audit::{self, Note};
 use crate::store::again::{ATTEMPTS, Attempts};
+use crate::store::decisions;
 use crate::store::nodes::{self, NodeRow, NodeState};
 use crate::store::owners::{self, Replica};
 use crate::store::refusals::{self, NewRefusal};
@@ -28,7 +30,7 @@ use crate::store::{Connection, Store, StoreError, Tx, compressed};
 
 mod book;
 
-use book::Book;
+use book::{Book, Extent};
 
 /// Things that may wait for a transaction; a session that hands over more waits itself.
 const QUEUE: usize = 4096;
@@ -355,11 +357,11 @@ impl Committer {
     ) -> Result<Verdict, StoreError> {
         let header = segment.header();
         let others = self.book.others(conn, node, header).await?;
-        let rivals = if others.is_empty() {
+        let lives = if others.is_empty() {
             Vec::new()
         } else {
             self.flush(conn).await?;
-            book::rivals(conn, &others, header).await?
+            rivals(conn, others.iter().map(Extent::stream), header).await?
         };
         let claims = self.book.claims(conn, self.replica, header).await?.to_vec();
         let known = self.known(conn, node, header).await?;
@@ -370,9 +372,23 @@ impl Committer {
         let around = Surroundings {
             known,
             claims: &claims,
-            lives: &rivals,
+            lives: &lives,
         };
         let verdict = admit::admit(&entry.state, segment, &around, now);
+        // What was kept before its key was revoked stays kept, and is receipted again.
+        if verdict != Verdict::Duplicate
+            && let Some(revoked) = self.book.revoked(conn, node, header).await?
+        {
+            let detail = format!(
+                "its key is revoked since {}: {}; enrol the host again",
+                revoked.at, revoked.reason
+            );
+            return Ok(refused(RefusalReason::Signature, &detail));
+        }
+        let entry = self
+            .book
+            .entry(conn, node, header.node, header.stream)
+            .await?;
         match &verdict {
             Verdict::Accepted | Verdict::Quarantined(_) => {
                 self.keep(conn, node, segment, packed, &verdict, now)
@@ -380,15 +396,18 @@ impl Committer {
             }
             Verdict::Fork { known } => {
                 // The first segment of the other branch; the rest of it is among the refusals, whose
-                // budget bounds what a fork can cost.
-                if entry.state.status != StreamStatus::Frozen {
+                // budget bounds what a fork can cost. A branch that a person decided against does not
+                // stop the stream again.
+                if entry.state.status != StreamStatus::Frozen
+                    && !is_resolved(conn, entry.row, segment).await?
+                {
                     entry.state.status = StreamStatus::Frozen;
                     entry.touched = true;
                     let row = entry.row;
                     freeze(conn, row, segment, *known, now).await?;
                 }
             }
-            Verdict::Duplicate | Verdict::Ahead { .. } | Verdict::Refused(_) => {}
+            Verdict::Duplicate | Verdict::Ahead { .. } | Verdict::Held | Verdict::Refused(_) => {}
         }
         Ok(verdict)
     }
@@ -515,6 +534,20 @@ impl Committer {
     }
 }
 
+/// Whether a segment is of a branch of its stream that a person decided against.
+async fn is_resolved(
+    conn: &mut Connection,
+    row: Option<StreamRow>,
+    segment: &VerifiedSegment,
+) -> Result<bool, StoreError> {
+    let Some(row) = row else { return Ok(false) };
+    let previous = match segment.header().previous {
+        Previous::Follows(hash) => Some(hash),
+        Previous::Opens { .. } => None,
+    };
+    decisions::is_of_resolved_fork(conn, row, segment.hash(), previous).await
+}
+
 /// Keeps the segment that begins the other branch of a fork, and notes that the stream stops (I6, I12).
 async fn freeze(
     conn: &mut Connection,
@@ -552,7 +585,8 @@ fn refused(reason: RefusalReason, detail: &str) -> Verdict {
 /// What is wrong with a segment that is not kept in its stream, where something is.
 fn complaint(verdict: &Verdict) -> Option<(RefusalReason, String)> {
     match verdict {
-        Verdict::Accepted | Verdict::Quarantined(_) | Verdict::Duplicate => None,
+        // The node keeps what is held, and sends it again.
+        Verdict::Accepted | Verdict::Quarantined(_) | Verdict::Duplicate | Verdict::Held => None,
         Verdict::Ahead { expected } => Some((
             RefusalReason::Ahead,
             format!("segment {expected} is the next one"),

@@ -180,6 +180,11 @@ impl Replies {
                     format!("another segment of that number is admitted, with hash {known}");
                 self.refuse(Some(seq), RefusalReason::Fork, detail);
             }
+            Verdict::Held => {
+                let detail =
+                    "the stream is forked, and waits until a person decides (`node resolve`)";
+                self.refuse(Some(seq), RefusalReason::Busy, detail.to_owned());
+            }
             Verdict::Refused(Refusal { reason, detail }) => {
                 self.refuse(Some(seq), *reason, detail.clone());
             }
@@ -296,6 +301,17 @@ mod tests {
         let mut replies = Replies::new(Some((Seq(9), hash(9))));
         assert_eq!(replies.poll(), receipt(9, 10, &[]));
         assert_eq!(replies.poll(), None);
+    }
+
+    #[test]
+    fn what_is_held_is_to_be_sent_again() {
+        let mut replies = Replies::new(None);
+        replies.handle_verdict(Seq(4), hash(4), &Verdict::Held);
+        let Some(Reply::Refused(said)) = replies.poll() else {
+            panic!("a word is due")
+        };
+        assert_eq!((said.seq, said.reason), (Some(Seq(4)), RefusalReason::Busy));
+        assert!(!said.reason.is_permanent());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tallystick_common::time::{HOUR_US, Timestamp};
 use super::{Advance, Cells};
 use crate::audit::{self, Note};
 use crate::store::again::again;
+use crate::store::decisions;
 use crate::store::rollups::{self, Difference, Rows, Scope};
 use crate::store::sql::{self, Value};
 use crate::store::streams::{self, StoredSegment, Stream, StreamRow};
@@ -41,16 +42,28 @@ pub struct Recounted {
 struct Recount {
     scope: Scope,
     streams: BTreeMap<StreamRow, Advance>,
+    /// Verdicts are as of so many decisions.
+    decisions: Option<i64>,
 }
 
 impl Recount {
     fn new(scope: Scope) -> Self {
-        let streams = BTreeMap::new();
-        Self { scope, streams }
+        let (streams, decisions) = (BTreeMap::new(), None);
+        Self {
+            scope,
+            streams,
+            decisions,
+        }
     }
 
-    /// Reads on to where the rollups of each stream stand.
+    /// Reads on to where the rollups of each stream stand; from the beginning, if it was decided since that
+    /// segments count or not.
     async fn reach(&mut self, conn: &mut Connection) -> Result<(), StoreError> {
+        let decisions = Some(decisions::version(conn).await?);
+        if self.decisions != decisions {
+            self.streams.clear();
+            self.decisions = decisions;
+        }
         for stream in streams::all(conn).await? {
             if self.concerns(&stream) {
                 self.reach_one(conn, stream).await?;
@@ -142,7 +155,7 @@ fn add(scope: Scope, cells: &mut Cells, segment: StoredSegment) -> Result<(), St
     Ok(())
 }
 
-fn bounds(hour: u64) -> (Timestamp, Timestamp) {
+pub(super) fn bounds(hour: u64) -> (Timestamp, Timestamp) {
     let at = |hour: u64| {
         Timestamp::from_micros(hour.saturating_mul(HOUR_US)).unwrap_or(Timestamp::EPOCH)
     };

@@ -35,6 +35,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../migrations/0004_replicas.sql"),
     ),
     (
+        5,
+        "decisions",
+        include_str!("../../migrations/0005_decisions.sql"),
+    ),
+    (
         6,
         "accounting",
         include_str!("../../migrations/0006_accounting.sql"),

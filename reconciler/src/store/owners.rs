@@ -16,6 +16,9 @@ use super::{Connection, StoreError, sql};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Replica(pub i64);
 
+/// Who owns a node that nobody owns: numbers of processes are not negative.
+pub const NOBODY: Replica = Replica(-1);
+
 /// How often something was taken from a process, if it is known here. Nobody takes anything from it before
 /// the transaction ends.
 ///
@@ -55,6 +58,27 @@ pub async fn renew(
     .bind(now.as_i64())
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+/// Takes a node from whoever has it and gives it to nobody: who admits its next segment takes it anew, and until
+/// this transaction ends nobody does. What processes remember of it, and of kernels, is forgotten.
+///
+/// # Errors
+/// When the database fails.
+pub async fn release(conn: &mut Connection, node: NodeRow) -> Result<(), StoreError> {
+    let before = owners(conn, &[node]).await?;
+    sql::query(
+        "INSERT INTO owners (node, replica, epoch) VALUES ($1, $2, 1) \
+         ON CONFLICT (node) DO UPDATE SET replica = excluded.replica, epoch = owners.epoch + 1",
+    )
+    .bind(node.0)
+    .bind(NOBODY.0)
+    .execute(&mut *conn)
+    .await?;
+    for owner in before {
+        lose(conn, owner).await?;
+    }
     Ok(())
 }
 

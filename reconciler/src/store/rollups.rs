@@ -17,8 +17,10 @@ use super::streams::StreamRow;
 use super::{Connection, StoreError};
 use crate::rollup::{Advance, Cell, Cells, Labels, Quarters, RegisterEnd, place};
 
+mod hours;
 mod rows;
 
+pub use hours::replace_hours;
 pub use rows::{Difference, Rows, Scope, differences, due, held, replace};
 
 /// The columns of a row that come in fours, in the order of the table.

@@ -393,13 +393,8 @@ fn only_the_next_segment_of_a_stream_advances_it() {
     ));
     let mut frozen = state;
     frozen.status = StreamStatus::Frozen;
-    assert!(matches!(
-        judge(&frozen, &second),
-        Verdict::Refused(Refusal {
-            reason: RefusalReason::StreamClosed,
-            ..
-        })
-    ));
+    assert_eq!(judge(&frozen, &second), Verdict::Held);
+    assert_eq!(judge(&frozen, &third), Verdict::Held);
 }
 
 #[test]
@@ -459,7 +454,81 @@ fn a_register_that_was_left_out_is_over() {
     assert_eq!(judge(&state, &agent.next(60, 1)), Verdict::Accepted);
 }
 
+#[test]
+fn a_person_sets_aside_whose_kernel_it_is_but_never_what_was_counted() {
+    let (agent, state) = begun();
+    let segment = agent.sealed(&agent.draft(60, 10));
+    let asked = |claims: &[Claim]| {
+        let around = Surroundings {
+            claims,
+            ..Surroundings::default()
+        };
+        let (header, blocks) = (segment.header(), segment.blocks());
+        appeal(&state, header, blocks, &around, at(LATER))
+    };
+    let mine = claim(1, 2, (0, 60), (0, 60));
+    let first = claim(7, 1, (0, 90), (0, 0));
+    let shared = Doubt::SharedKernel { node: first.node };
+    assert_eq!(asked(&[first, mine]), Ok(vec![shared.clone()]));
+    let counted = claim(7, 1, (0, 90), (60, 61));
+    assert_eq!(asked(&[counted, mine]), Err(shared));
+    // Whoever was first in the list hides nobody.
+    let third = claim(8, 3, (0, 90), (119, 121));
+    let other = Doubt::SharedKernel { node: third.node };
+    assert_eq!(asked(&[first, mine, third]), Err(other));
+    assert_eq!(asked(&[mine]), Ok(vec![]));
+}
+
+/// Does something to a segment.
+fn change(draft: &mut Draft, which: u8) {
+    let (from, half) = (at(60), at(90));
+    match which {
+        0 => draft.part(1).opening += 1,
+        1 => draft.part(1).intervals = exact(from, half, 1),
+        2 => draft.part(1).meter = Meter::DISK_READ,
+        3 => draft.part(1).opened = Some(Basis::Birth),
+        4 => draft.part(1).workload = "cgroup/db",
+        5 => draft.part(1).intervals[0].quantity = 1 << 100,
+        6 => {
+            draft.part(0).intervals = exact(from, half, 1);
+            draft.part(0).closed = Some(CloseReason::Reboot);
+        }
+        7 => draft.header.purpose = Purpose::Final,
+        8 => draft.header.from = at(1),
+        9 => drop(draft.parts.pop()),
+        _ => {}
+    }
+}
+
 proptest! {
+    /// Whatever is wrong with a segment: an appeal finds what admission does, and only three doubts may be set aside.
+    #[test]
+    fn an_appeal_asks_every_question_of_admission(
+        changes in proptest::collection::btree_set(prop_oneof![0u8..12, 6u8..8], 0..4),
+        now in prop_oneof![Just(100u64), Just(LATER)],
+    ) {
+        let (agent, state) = begun();
+        let mut draft = agent.draft(60, 10);
+        changes.iter().for_each(|which| change(&mut draft, *which));
+        let segment = agent.sealed(&draft);
+        let around = Surroundings::default();
+        let verdict = admit(&state, &segment, &around, at(now));
+        let appealed = appeal(&state, segment.header(), segment.blocks(), &around, at(now));
+        match (verdict, appealed) {
+            (Verdict::Accepted, appealed) => prop_assert_eq!(appealed, Ok(vec![])),
+            (Verdict::Quarantined(first), Ok(set_aside)) => {
+                prop_assert!(changes.iter().all(|which| [6, 7, 10, 11].contains(which)));
+                prop_assert_eq!(set_aside.first(), Some(&first));
+                prop_assert!(set_aside.iter().all(Doubt::may_be_set_aside));
+            }
+            (Verdict::Quarantined(first), Err(doubt)) => {
+                prop_assert!(!doubt.may_be_set_aside());
+                prop_assert!(first == doubt || first.may_be_set_aside());
+            }
+            (other, _) => prop_assert!(false, "{:?}", other),
+        }
+    }
+
     #[test]
     fn honest_streams_of_any_shape_are_accepted(
         steps in proptest::collection::vec((1u64..4000, 0u128..1 << 40, any::<bool>(), any::<bool>()), 1..20),

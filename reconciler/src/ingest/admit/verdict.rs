@@ -27,6 +27,8 @@ pub enum Verdict {
         /// The hash admitted.
         known: Hash,
     },
+    /// Its stream is frozen by a fork until a person resolves it: nothing is wrong with the segment.
+    Held,
     /// It is not this node's next segment.
     Refused(Refusal),
 }
@@ -177,6 +179,16 @@ impl From<Break> for Doubt {
 }
 
 impl Doubt {
+    /// Whether a person may let a segment count nevertheless: neither what it measured nor when is in doubt.
+    /// All else would count something twice, or what nobody can know (I3, I5, I7).
+    #[must_use]
+    pub fn may_be_set_aside(&self) -> bool {
+        matches!(
+            self,
+            Self::Hole { .. } | Self::LeftOpen { .. } | Self::SharedKernel { .. }
+        )
+    }
+
     /// The name in stores, API and metrics.
     #[must_use]
     pub fn code(&self) -> &'static str {

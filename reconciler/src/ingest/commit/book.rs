@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use tallystick_common::ids::{BootId, NodeId, Seq, StreamId};
-use tallystick_common::segment::{Block, Header};
+use tallystick_common::segment::Header;
 use tallystick_common::time::Timestamp;
 
-use crate::ingest::admit::{Claim, Life, StreamState};
+use crate::ingest::admit::{Claim, StreamState};
 use crate::store::again::ATTEMPTS;
+use crate::store::decisions::{self, Revocation};
 use crate::store::nodes::{self, NodeRow, NodeState};
 use crate::store::owners::{self, Replica};
 use crate::store::sql;
@@ -26,6 +27,8 @@ pub(super) struct Book {
     owned: HashMap<NodeRow, NodeId>,
     node_states: Option<i64>,
     nodes: HashMap<NodeId, (NodeRow, NodeState)>,
+    /// Of nodes that have any.
+    revocations: HashMap<NodeRow, Vec<Revocation>>,
     streams: HashMap<(NodeId, StreamId), Entry>,
     /// Streams of each node, with the time each accounts for.
     siblings: HashMap<NodeRow, Vec<Extent>>,
@@ -142,6 +145,7 @@ impl Book {
             .await?;
         if self.node_states != Some(states) {
             self.nodes.clear();
+            self.revocations.clear();
             self.node_states = Some(states);
         }
         Ok(())
@@ -158,9 +162,36 @@ impl Book {
         let Some(node) = nodes::by_id(conn, id).await? else {
             return Ok(None);
         };
+        let revoked = decisions::revocations(conn, node.row).await?;
+        if !revoked.is_empty() {
+            self.revocations.insert(node.row, revoked);
+        }
         let known = (node.row, node.state);
         self.nodes.insert(id, known.clone());
         Ok(Some(known))
+    }
+
+    /// The revocation of the key that signed a segment of a node that is known here, if it is revoked.
+    pub(super) async fn revoked(
+        &self,
+        conn: &mut Connection,
+        node: NodeRow,
+        header: &Header,
+    ) -> Result<Option<Revocation>, StoreError> {
+        let Some(revoked) = self.revocations.get(&node) else {
+            return Ok(None);
+        };
+        let Some(node) = nodes::by_id(conn, header.node).await? else {
+            return Ok(None);
+        };
+        let key = nodes::key_ring(conn, &node)
+            .await?
+            .key_at(header.stream, header.seq);
+        let of = |revocation: &&Revocation| {
+            let place = revocation.stream == header.stream && revocation.from <= header.seq;
+            place || revocation.key == key
+        };
+        Ok(revoked.iter().find(of).cloned())
     }
 
     pub(super) async fn entry(
@@ -317,6 +348,11 @@ impl Book {
 }
 
 impl Extent {
+    /// Which stream it is of.
+    pub(super) fn stream(&self) -> (StreamRow, StreamId) {
+        (self.row, self.stream)
+    }
+
     fn of(stream: &Stream) -> Self {
         Self {
             row: stream.row,
@@ -389,48 +425,5 @@ async fn with_tail(
         boot: None,
         touched: false,
         stored: found.next,
-    })
-}
-
-/// What other streams measured within the segment's time, by their stored segments there.
-pub(super) async fn rivals(
-    conn: &mut Connection,
-    others: &[Extent],
-    header: &Header,
-) -> Result<Vec<Life>, StoreError> {
-    let (from, to) = (header.from, header.covered_through);
-    let mut lives = Vec::new();
-    for other in others {
-        let stored = streams::segments_between(conn, other.row, from, to).await?;
-        for segment in stored.into_iter().filter(|segment| segment.counted) {
-            for block in segment.read()?.1 {
-                lives.extend(
-                    block
-                        .runs()
-                        .iter()
-                        .filter_map(|run| life(other.stream, &block, run)),
-                );
-            }
-        }
-    }
-    Ok(lives)
-}
-
-/// The measured part of a run.
-fn life(stream: StreamId, block: &Block, run: &tallystick_common::segment::Run) -> Option<Life> {
-    use tallystick_common::reading::Quality;
-    let measured = || {
-        block
-            .intervals(run)
-            .filter(|interval| !matches!(interval.quality, Quality::Unmeasured(_)))
-    };
-    let from = measured().map(|interval| interval.start).min()?;
-    let through = measured().map(|interval| interval.end).max()?;
-    Some(Life {
-        stream,
-        workload: block.workload.clone(),
-        meter: run.meter,
-        from,
-        through,
     })
 }
