@@ -30,6 +30,7 @@ mod bulk;
 pub mod catalog;
 pub(crate) mod column;
 pub(crate) mod compressed;
+pub mod corrections;
 pub mod enrolment;
 pub mod inspect;
 mod location;

@@ -34,6 +34,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "replicas",
         include_str!("../../migrations/0004_replicas.sql"),
     ),
+    (
+        7,
+        "corrections",
+        include_str!("../../migrations/0007_corrections.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.
