@@ -22,6 +22,7 @@ mod api_token;
 mod assign;
 mod audit;
 mod authority;
+mod correction;
 mod evidence;
 mod init;
 mod instant;
@@ -144,6 +145,8 @@ enum Command {
     #[command(subcommand)]
     Invoice(invoice::InvoiceCommand),
     #[command(subcommand)]
+    Correction(correction::CorrectionCommand),
+    #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
     Usage(usage::Usage),
     #[command(subcommand)]
@@ -214,6 +217,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Plan(command) => command.run(session).await,
         Command::Subscribe(command) => command.run(session).await,
         Command::Invoice(command) => command.run(session).await,
+        Command::Correction(command) => command.run(session).await,
         Command::Evidence(command) => command.run(session).await,
         Command::Usage(command) => command.run(session).await,
         Command::Rollup(command) => command.run(session).await,

@@ -9,7 +9,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, Secur
 use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, ResponseBuilder, schema::Type};
 use utoipa::{Modify, OpenApi};
 
-use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
+use super::{audit, catalog, corrections, error, health, invoices, nodes, tokens, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +24,8 @@ use super::{audit, catalog, error, health, invoices, nodes, tokens, usage};
         catalog::plans, catalog::apply_plan, catalog::check_plan, catalog::plan,
         catalog::subscriptions, catalog::subscribe,
         invoices::draft, invoices::list, invoices::issue, invoices::show, invoices::evidence,
+        corrections::draft, corrections::policy, corrections::set_policy, corrections::list, corrections::issue,
+        corrections::show, corrections::evidence,
         audit::list, document, health::healthz, health::readyz, crate::metrics::show,
     ),
     components(schemas(error::Problem)),
