@@ -29,6 +29,7 @@ use tallystick_reconciler::store::corrections::CorrectionRow;
 use tallystick_reconciler::store::enrolment::{self, NewNode};
 use tallystick_reconciler::store::{Connection, Store, nodes};
 
+pub mod forge;
 pub mod story;
 
 use story::Teller;
@@ -244,14 +245,29 @@ impl Office {
         account: &str,
         accept_gaps: Option<&str>,
     ) -> anyhow::Result<InvoiceRow> {
+        let now = at("2026-11-01T06:00:00Z");
+        self.issue_month(account, "2026-10", accept_gaps, now).await
+    }
+
+    /// Issues a month of an account.
+    ///
+    /// # Errors
+    /// When it cannot be issued.
+    pub async fn issue_month(
+        &self,
+        account: &str,
+        month: &str,
+        accept_gaps: Option<&str>,
+        now: Timestamp,
+    ) -> anyhow::Result<InvoiceRow> {
         let order = Order {
             account,
-            which: Which::Month("2026-10".parse()?),
+            which: Which::Month(month.parse()?),
             accept_gaps,
             seller: "Seller GmbH",
             actor: "test",
         };
-        let issued = Box::pin(issue(&self.store, &order, at("2026-11-01T06:00:00Z"))).await?;
+        let issued = Box::pin(issue(&self.store, &order, now)).await?;
         Ok(issued.invoice().clone())
     }
 

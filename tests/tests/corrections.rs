@@ -6,10 +6,12 @@ use tallystick_common::evidence::Evidence;
 use tallystick_common::invoice::InvoiceDocument;
 use tallystick_common::money::Money;
 use tallystick_common::verify::evidence::{Difference, Report, Step, verify};
+use tallystick_reconciler::catalog::account::CorrectionPolicy;
 use tallystick_reconciler::catalog::change;
 use tallystick_reconciler::store::billing::InvoiceRow;
+use tallystick_tests::draw::Draw;
 use tallystick_tests::evidence::story::{self, Teller};
-use tallystick_tests::evidence::{October, Office, at};
+use tallystick_tests::evidence::{October, Office, at, forge};
 
 fn checked(file: &[u8]) -> Result<Report, Difference> {
     verify(file, &[], None)
@@ -88,7 +90,6 @@ async fn with_rival() -> (October, InvoiceRow) {
     let october = October::new().await.unwrap();
     let store = &october.office.store;
     let begin = at("2026-09-01T00:00:00Z");
-    // Subscribed before anything was issued, by the clock of whoever noted it.
     change::subscribe(store, "rival", "starter", begin, "test", begin)
         .await
         .unwrap();
@@ -136,7 +137,6 @@ async fn usage_that_was_anothers_all_along_is_credited_to_one_and_charged_to_the
 async fn a_linear_price_moves_between_accounts_without_a_cent_lost() {
     let (october, _) = with_rival().await;
     let office = &october.office;
-    // By peaks of each workload, everything changes hands whole.
     office
         .reassign("rival", "cgroup/acme*", "2026-10-01T00:00:00Z")
         .await
@@ -194,4 +194,152 @@ async fn documents_that_are_named_and_not_there_or_others_are_found() {
     let mut more = Evidence::decode(&office.export(&invoice.number, false).await.unwrap()).unwrap();
     more.named.push(invoice.document.into_bytes());
     assert_eq!(checked(&more.encode()).unwrap_err().step, Step::Correction);
+}
+
+/// Evidence of a document, changed, and signed again by the reconciler's keys.
+fn forged(
+    office: &Office,
+    file: &[u8],
+    edit: impl FnOnce(&mut InvoiceDocument),
+) -> Result<Report, Difference> {
+    let mut evidence = Evidence::decode(file).unwrap();
+    let mut document = serde_json::from_slice(&evidence.invoice.document).unwrap();
+    edit(&mut document);
+    forge::sign(office, &mut evidence, &mut document);
+    checked(&evidence.encode())
+}
+
+/// October with a correction of what came late.
+async fn late() -> (Office, InvoiceRow, Vec<u8>) {
+    let (office, teller, late) = at_sea(30).await;
+    office.issue_of("acme", Some("at sea")).await.unwrap();
+    office
+        .admit(teller.node, teller.enrolled, late)
+        .await
+        .unwrap();
+    let row = office.correct("acme").await.unwrap().unwrap().issued;
+    let file = office.export(&row.number, false).await.unwrap();
+    (office, row, file)
+}
+
+#[tokio::test]
+async fn a_correction_that_says_other_than_follows_is_found() {
+    let (office, _, file) = late().await;
+    forged(&office, &file, |_| ()).unwrap();
+    let edits: [fn(&mut InvoiceDocument); 6] = [
+        |document| {
+            let differences = &mut document.correction.as_mut().unwrap().differences;
+            let more = Money::new(1, differences.total.currency());
+            differences.total = differences.total.checked_add(more).unwrap();
+        },
+        |document| {
+            let of = document.correction.as_mut().unwrap();
+            of.differences.lines[0].quantity_then += 1;
+        },
+        |document| {
+            let of = document.correction.as_mut().unwrap();
+            drop(of.differences.lines.pop());
+        },
+        |document| document.correction.as_mut().unwrap().kind = CorrectionKind::CreditNote,
+        |document| {
+            let of = document.correction.as_mut().unwrap();
+            of.agreed_at = document.issued_at;
+        },
+        |document| document.due = Some(document.statement.total),
+    ];
+    for (place, edit) in edits.into_iter().enumerate() {
+        let found = forged(&office, &file, edit).unwrap_err();
+        assert_eq!(found.step, Step::Correction, "{place}: {found}");
+    }
+    // It says of itself that it corrects nothing: then the log tells otherwise, and the form.
+    let plain = forged(&office, &file, |document| document.correction = None);
+    assert_eq!(plain.unwrap_err().step, Step::Invoice);
+}
+
+#[tokio::test]
+async fn every_changed_bit_of_a_correction_is_found() {
+    let (_, _, file) = late().await;
+    let mut draw = Draw::seeded("flipped bits of a correction");
+    for _ in 0..300 {
+        let bit = usize::try_from(draw.below(file.len() as u64 * 8)).unwrap();
+        let mut flipped = file.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(checked(&flipped).is_err(), "bit {bit} is not found");
+    }
+}
+
+#[tokio::test]
+async fn an_invoice_demands_what_it_carries_and_its_evidence_says_from_where() {
+    let (office, teller, late) = at_sea(30).await;
+    let first = office.issue_of("acme", Some("at sea")).await.unwrap();
+    let now = at("2026-11-01T07:00:00Z");
+    let policy = CorrectionPolicy::NextInvoice;
+    change::set_correction_policy(&office.store, "acme", policy, "test", now)
+        .await
+        .unwrap();
+    office
+        .admit(teller.node, teller.enrolled, late)
+        .await
+        .unwrap();
+    let correction = office.correct("acme").await.unwrap().unwrap();
+    assert_eq!(correction.kind, CorrectionKind::NextInvoice);
+    let december = at("2026-12-01T06:00:00Z");
+    let next = office
+        .issue_month("acme", "2026-11", Some("at sea again"), december)
+        .await
+        .unwrap();
+    let whole = document(&next);
+    let sum = whole.statement.total.checked_add(correction.issued.total);
+    let sum = sum.unwrap();
+    assert_eq!((next.total, whole.due), (sum, Some(sum)));
+    assert_eq!(whole.carried[0].invoice, first.number);
+
+    let file = office.export(&next.number, false).await.unwrap();
+    let report = checked(&file).unwrap();
+    assert_eq!(
+        (report.amount, report.total),
+        (next.total, whole.statement.total)
+    );
+    let said = report
+        .checks
+        .iter()
+        .find(|check| check.step == Step::Correction);
+    assert!(said.unwrap().said.contains("1 corrections"), "{report}");
+    let edits: [fn(&mut InvoiceDocument); 4] = [
+        |document| document.carried.clear(),
+        |document| document.carried.push(document.carried[0].clone()),
+        |document| {
+            let carried = &mut document.carried[0];
+            carried.total = Money::new(carried.total.minor() + 1, carried.total.currency());
+        },
+        |document| document.due = Some(document.statement.total),
+    ];
+    for (place, edit) in edits.into_iter().enumerate() {
+        let found = forged(&office, &file, edit).unwrap_err();
+        assert_eq!(found.step, Step::Correction, "{place}: {found}");
+    }
+}
+
+/// One file is kept for ever.
+#[tokio::test]
+async fn evidence_of_a_correction_keeps_its_bytes() {
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/evidence/correction-2.hex");
+    if std::env::var("TALLYSTICK_GOLDEN").as_deref() == Ok("write") && !path.exists() {
+        let text = data_encoding::HEXLOWER.encode(&late().await.2);
+        let lines = text.as_bytes().chunks(96);
+        let lines: Vec<&str> = lines
+            .map(|line| std::str::from_utf8(line).unwrap())
+            .collect();
+        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).expect("TALLYSTICK_GOLDEN=write makes a new file");
+    let kept = data_encoding::HEXLOWER
+        .decode(kept.replace('\n', "").as_bytes())
+        .unwrap();
+    assert_eq!(Evidence::decode(&kept).unwrap().encode(), kept);
+    let report = checked(&kept).unwrap();
+    assert_eq!(report.number, "CI-2026-000001");
+    assert_eq!(report.corrects.as_deref(), Some("TS-2026-000001"));
+    assert!(report.amount.minor() > 0 && report.amount != report.total);
 }
