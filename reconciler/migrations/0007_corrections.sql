@@ -24,6 +24,12 @@ CREATE TABLE corrections (
 CREATE INDEX corrections_by_invoice ON corrections (invoice);
 CREATE INDEX corrections_by_account ON corrections (account, issued_at);
 
+CREATE INDEX corrections_by_issue ON corrections (issued_at);
+
+-- When the newest document was issued, and which invoices reach beyond an instant: asked for by every assignment.
+CREATE INDEX invoices_by_issue ON invoices (issued_at);
+CREATE INDEX invoices_by_end ON invoices (period_to);
+
 -- Which invoice carries the lines of a correction of the kind next_invoice.
 CREATE TABLE carried_corrections (
     correction TEXT NOT NULL PRIMARY KEY REFERENCES corrections (number),

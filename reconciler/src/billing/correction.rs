@@ -6,7 +6,6 @@
 //! [`issue`]. How two statements differ is [`tallystick_common::correction`].
 
 use tallystick_common::correction::{Carried, Correction, CorrectionKind, Named, differences};
-use tallystick_common::period::Period;
 use tallystick_common::time::Timestamp;
 
 use super::BillingError;
@@ -169,24 +168,6 @@ fn carried(row: &InvoiceRow) -> Result<Carried, StoreError> {
         lines: of.differences.lines,
         total: of.differences.total,
     })
-}
-
-/// Every document that was issued of an account's period: the invoice, then its corrections.
-///
-/// # Errors
-/// When the database fails or a row is damaged.
-pub async fn issued_of(
-    conn: &mut Connection,
-    account: &str,
-    period: &Period,
-) -> Result<Vec<InvoiceRow>, StoreError> {
-    let invoice = store::billing::invoice_for(conn, account, period).await?;
-    let Some(invoice) = invoice else {
-        return Ok(Vec::new());
-    };
-    let corrections = store::corrections::of_invoice(conn, &invoice.number).await?;
-    let corrections = corrections.into_iter().map(|row| row.issued);
-    Ok(std::iter::once(invoice).chain(corrections).collect())
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ async fn issue_once(
     }
     let draft = draft(&mut tx, order.account, order.which, order.seller, now).await?;
     let gaps = closed(&draft, order, period)?;
-    let now = after_agreed(&mut tx, now).await?;
+    let now = after_agreed(&mut tx, order.account, now).await?;
     let carried = correction::waiting(&mut tx, order.account).await?;
     let number = store::billing::take_number(&mut tx, year_of(now)).await?;
     let mut document = document(draft, number, order.actor, now);
@@ -132,17 +132,15 @@ fn closed(
     }
 }
 
-/// `now`, or the instant of the newest assignment: by the time of issuing is told which documents held,
-/// whatever the clocks of several servers say.
+/// `now`, or the instant at which the newest assignment or subscription was made: by the time of issuing is told
+/// which of them held, whatever the clocks of several servers say.
 pub(super) async fn after_agreed(
     conn: &mut Connection,
+    account: &str,
     now: Timestamp,
 ) -> Result<Timestamp, StoreError> {
-    let rules = store::catalog::assignments(conn).await?;
-    let subscriptions = store::catalog::subscriptions(conn, None).await?;
-    let made = rules.iter().map(|rule| rule.created_at);
-    let made = made.chain(subscriptions.iter().map(|held| held.created_at));
-    Ok(made.max().map_or(now, |last| now.max(last)))
+    let last = store::corrections::last_agreed(conn, account).await?;
+    Ok(last.map_or(now, |last| now.max(last)))
 }
 
 /// The document of a draft under a number.

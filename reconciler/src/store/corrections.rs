@@ -265,6 +265,20 @@ pub async fn last_issued(conn: &mut Connection) -> Result<Option<Timestamp>, Sto
     optional_instant(&row, "at", "invoices.issued_at")
 }
 
+/// When the newest was made of all assignments and the account's subscriptions.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn last_agreed(
+    conn: &mut Connection,
+    account: &str,
+) -> Result<Option<Timestamp>, StoreError> {
+    let query = "SELECT MAX(at) AS at FROM (SELECT MAX(created_at) AS at FROM assignments \
+                 UNION ALL SELECT MAX(created_at) FROM subscriptions WHERE account = $1) agreed";
+    let row = sql::query(query).bind(account).fetch_one(conn).await?;
+    optional_instant(&row, "at", "assignments.created_at")
+}
+
 /// Segments of a stream beyond a position that have time in a span: the first, the last, and how many.
 ///
 /// # Errors

@@ -131,7 +131,7 @@ async fn issue_once(
                 total: correction.differences.total,
             }
         })?;
-    let now = after_agreed(&mut tx, now).await?;
+    let now = after_agreed(&mut tx, order.account, now).await?;
     let number = store::corrections::take_number(&mut tx, correction.kind, year_of(now)).await?;
     let (kind, invoice) = (correction.kind, correction.invoice.number.clone());
     let base = correction.base.number.clone();

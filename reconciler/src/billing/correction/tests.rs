@@ -14,6 +14,7 @@ use crate::audit::{self, Verification};
 use crate::catalog::account::CorrectionPolicy;
 use crate::catalog::assignment::NewAssignment;
 use crate::catalog::change::{self, ChangeError, NewAccount};
+use crate::console::view::correction::told;
 use crate::ingest::admit::Verdict;
 use crate::store::billing::InvoiceRow;
 use crate::store::corrections::CorrectionRow;
@@ -143,6 +144,17 @@ async fn late_usage_is_corrected_to_what_the_bill_would_have_been() {
             panic!("{:?}", seen.correction.reasons)
         };
         assert_eq!((from.0, *segments, node_name.as_str()), (1, 1, "node-1"));
+
+        let text = told(&seen.correction);
+        for said in [
+            "correction invoice of TS-2026-000001\n",
+            "because node-1 sent segments 1 to 1 of stream",
+            "CPU time  1.21 EUR\n    360000000000 µs were 1.20 EUR, 723600000007 µs are 2.41 EUR\n",
+            "cgroup/web on node-1: 360000000000 before, 723600000007 now (before register 1 0 at",
+            "Difference  1.21 EUR\n",
+        ] {
+            assert!(text.contains(said), "{said:?} in\n{text}");
+        }
 
         let more = corrected(&late.store, "acme", december(30)).await;
         assert_eq!(more.issued.number, "CI-2026-000001");

@@ -24,7 +24,7 @@ pub(crate) fn reason_told(reason: &Reason) -> String {
             segments,
             ..
         } => format!(
-            "{segments} segments of {node_name} came later: {first} to {last} of stream {stream}"
+            "{node_name} sent segments {first} to {last} of stream {stream} later ({segments} with time in the period)"
         ),
         Reason::Accepted {
             node_name,
