@@ -1,4 +1,4 @@
-//! The evidence of one invoice: a file from which a third party computes it again.
+//! The evidence of one invoice, or of a correction of one: a file from which a third party computes it again.
 //!
 //! Owns the file's form (`PROTOCOL.md`, "Evidence") and, in [`gather`], which segments and blocks are
 //! shown. Whether what a file says is true is judged in [`crate::verify::evidence`].
@@ -12,6 +12,7 @@
 //! 3 terms        account, subscriptions, assignments, plans, what was held when
 //! 4 node         then 5 stream, as many as it has: its chain of headers, blocks shown, receipt
 //! 6 audit        where the invoice stands in the log, and the log's signed head
+//! 7 document     after 1: one that the invoice names by digest; form 2 has them, form 1 has none
 //! ```
 //!
 //! A chain is shown as [`Link`]s: what each header says beyond the one before, and one hash for all its
@@ -39,14 +40,20 @@ pub use links::{Change, Link, LinkError, Linked, Start, pack, unpack};
 /// What every such file begins with.
 pub const MAGIC: &[u8; 16] = b"tallystick-proof";
 
-/// The number of this form.
+/// The number of the form without other documents.
 pub const FORMAT: u16 = 1;
+
+/// The number of the form with them.
+pub const FORMAT_WITH_NAMED: u16 = 2;
 
 /// All that an invoice is computed from, with who says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     /// What was issued.
     pub invoice: InvoicePart,
+    /// Bytes of the documents that it names. Of a correction: its base, that one's base, and so on back to the
+    /// invoice. Of an invoice that carries corrections: those.
+    pub named: Vec<Vec<u8>>,
     /// Authorities, the oldest first, the present one last.
     pub authorities: Vec<AuthorityRecord>,
     /// What was agreed.
@@ -174,7 +181,9 @@ pub enum EvidenceError {
     #[error("it is no evidence of an invoice: one begins with \"tallystick-proof\"")]
     Kind,
     /// A later form.
-    #[error("it is of form {0}; this version reads form {FORMAT}: update the verifier")]
+    #[error(
+        "it is of form {0}; this version reads forms up to {FORMAT_WITH_NAMED}: update the verifier"
+    )]
     NewerFormat(u16),
     /// Cut off.
     #[error("the file ends within part {0}")]
@@ -224,14 +233,23 @@ const TERMS: u8 = 3;
 const NODE: u8 = 4;
 const STREAM: u8 = 5;
 const AUDIT: u8 = 6;
+const NAMED: u8 = 7;
 
 impl Evidence {
     /// The file's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut file = MAGIC.to_vec();
-        file.extend(FORMAT.to_be_bytes());
+        let format = if self.named.is_empty() {
+            FORMAT
+        } else {
+            FORMAT_WITH_NAMED
+        };
+        file.extend(format.to_be_bytes());
         put(&mut file, INVOICE, &self.invoice);
+        for document in &self.named {
+            put(&mut file, NAMED, document);
+        }
         put(&mut file, AUTHORITIES, &self.authorities);
         put(&mut file, TERMS, &self.terms);
         for node in &self.nodes {
@@ -256,11 +274,12 @@ impl Evidence {
             .split_first_chunk()
             .ok_or(EvidenceError::Truncated(0))?;
         let format = u16::from_be_bytes(*format);
-        if format != FORMAT {
+        if ![FORMAT, FORMAT_WITH_NAMED].contains(&format) {
             return Err(EvidenceError::NewerFormat(format));
         }
         let mut parts = Parts { rest, part: 0 };
         let invoice = parts.take(INVOICE, "invoice")?;
+        let named = parts.named(format)?;
         let authorities = parts.take(AUTHORITIES, "authorities")?;
         let terms = parts.take(TERMS, "terms")?;
         let mut nodes = Vec::new();
@@ -276,6 +295,7 @@ impl Evidence {
         parts.end()?;
         Ok(Self {
             invoice,
+            named,
             authorities,
             terms,
             nodes,
@@ -302,6 +322,18 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn next_is(&self, kind: u8) -> bool {
         self.rest.first() == Some(&kind)
+    }
+
+    /// Documents beside the invoice: of one form at least one, of the other none.
+    fn named(&mut self, format: u16) -> Result<Vec<Vec<u8>>, EvidenceError> {
+        let mut named = Vec::new();
+        if format == FORMAT_WITH_NAMED {
+            named.push(self.take(NAMED, "document")?);
+            while self.next_is(NAMED) {
+                named.push(self.take(NAMED, "document")?);
+            }
+        }
+        Ok(named)
     }
 
     fn take<T: Encode + Decode<()>>(

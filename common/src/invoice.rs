@@ -1,17 +1,22 @@
-//! The document of an invoice: what a draft shows and what issuing freezes, and the reconciler's signed
-//! word for it.
+//! The document of an invoice or of a correction of one: what a draft shows and what issuing freezes, and the
+//! reconciler's signed word for it.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::correction::{Carried, Correction};
 use crate::decision::DecisionKind;
 use crate::ids::{Hash, NodeId, Seq, StreamId};
 use crate::keys::Statement as Signable;
+use crate::money::{Money, MoneyError};
 use crate::statement::Statement;
 use crate::time::Timestamp;
 
-/// Version of the form of [`InvoiceDocument`].
+/// Version of the form of an [`InvoiceDocument`] that neither is nor carries a correction.
 pub const DOCUMENT_VERSION: u32 = 1;
+
+/// Version of the form of one that is or carries a correction.
+pub const CORRECTION_VERSION: u32 = 2;
 
 /// A node that has not accounted for the whole period.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +100,7 @@ pub struct AcceptedGaps {
     pub outstanding: Vec<Outstanding>,
 }
 
-/// An issued invoice, whole. Its digest is over these bytes.
+/// An issued invoice, or a correction of one, whole. Its digest is over these bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InvoiceDocument {
@@ -120,6 +125,16 @@ pub struct InvoiceDocument {
     /// Present when the period was closed with gaps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_gaps: Option<AcceptedGaps>,
+    /// Present when this corrects an invoice: `statement` is what is known of its period now, and the
+    /// differences are what this document is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<Correction>,
+    /// Corrections of earlier periods that this invoice demands beside its statement.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carried: Vec<Carried>,
+    /// Present with them: the statement's total and theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Money>,
 }
 
 impl InvoiceDocument {
@@ -131,6 +146,32 @@ impl InvoiceDocument {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a document has text keys and no floats")
     }
+
+    /// The version of the form that it should have.
+    #[must_use]
+    pub fn form(&self) -> u32 {
+        match (&self.correction, self.carried.as_slice(), self.due) {
+            (None, [], None) => DOCUMENT_VERSION,
+            _ => CORRECTION_VERSION,
+        }
+    }
+
+    /// What this document is over: of a correction the difference, negative on a credit note.
+    #[must_use]
+    pub fn amount(&self) -> Money {
+        let stated = || self.due.unwrap_or(self.statement.total);
+        let corrected = self.correction.as_ref();
+        corrected.map_or_else(stated, |correction| correction.differences.total)
+    }
+}
+
+/// An amount with the corrections that are carried beside it.
+///
+/// # Errors
+/// When the sum is too large, or the currencies differ.
+pub fn with_carried(total: Money, carried: &[Carried]) -> Result<Money, MoneyError> {
+    let mut totals = carried.iter().map(|carried| carried.total);
+    totals.try_fold(total, Money::checked_add)
 }
 
 /// "Under this number I issued the document with this digest."

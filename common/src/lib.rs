@@ -8,6 +8,7 @@ pub mod audit;
 pub mod authority;
 pub mod chain;
 pub mod codec;
+pub mod correction;
 pub mod decision;
 pub mod evidence;
 pub mod failpoint;

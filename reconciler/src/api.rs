@@ -19,6 +19,7 @@ use crate::store::Store;
 pub mod audit;
 pub mod catalog;
 pub mod conservation;
+pub mod corrections;
 pub mod coverage;
 pub mod decisions;
 pub mod document;
@@ -168,12 +169,39 @@ fn guarded() -> Vec<Operation> {
         ),
         (write.clone(), "/v1/subscriptions", post(catalog::subscribe)),
         (read.clone(), "/v1/invoices", get(invoices::list)),
-        (write, "/v1/invoices", post(invoices::issue)),
+        (write.clone(), "/v1/invoices", post(invoices::issue)),
         (read.clone(), "/v1/invoices/{number}", get(invoices::show)),
         (
             read.clone(),
             "/v1/invoices/{number}/evidence",
             get(invoices::evidence),
+        ),
+        (
+            read.clone(),
+            "/v1/accounts/{account}/correction",
+            get(corrections::draft),
+        ),
+        (
+            read.clone(),
+            "/v1/accounts/{account}/correction-policy",
+            get(corrections::policy),
+        ),
+        (
+            write.clone(),
+            "/v1/accounts/{account}/correction-policy",
+            post(corrections::set_policy),
+        ),
+        (read.clone(), "/v1/corrections", get(corrections::list)),
+        (write, "/v1/corrections", post(corrections::issue)),
+        (
+            read.clone(),
+            "/v1/corrections/{number}",
+            get(corrections::show),
+        ),
+        (
+            read.clone(),
+            "/v1/corrections/{number}/evidence",
+            get(corrections::evidence),
         ),
         (read, "/v1/audit", get(audit::list)),
     ]

@@ -6,6 +6,7 @@
 //! Rating itself is [`tallystick_common::statement`]; this module brings it its input.
 
 pub mod closing;
+pub mod correction;
 pub mod draft;
 pub mod issue;
 pub mod leakage;
@@ -13,8 +14,9 @@ pub mod list_price;
 pub mod registers;
 pub mod usage;
 
+use tallystick_common::correction::CorrectionError;
 pub use tallystick_common::invoice as document;
-use tallystick_common::money::MoneyError;
+use tallystick_common::money::{Money, MoneyError};
 use tallystick_common::period::{Period, PeriodError};
 use tallystick_common::statement::StatementError;
 use tallystick_common::time::Timestamp;
@@ -92,6 +94,42 @@ pub enum BillingError {
         /// How many.
         count: usize,
     },
+    /// There is nothing that could be corrected.
+    #[error(
+        "correct {period} of {account}: it was not issued yet; `invoice issue` issues it as it is known now"
+    )]
+    NotIssued {
+        /// Whose.
+        account: String,
+        /// The period.
+        period: Period,
+    },
+    /// The invoice was made of other documents than there are.
+    #[error("correct {number}: {what} is not what the invoice names; restore it from a backup")]
+    OtherTerms {
+        /// The invoice.
+        number: String,
+        /// What.
+        what: &'static str,
+    },
+    /// Two statements cannot be compared.
+    #[error("correct {number}: {source}")]
+    Correction {
+        /// The invoice.
+        number: String,
+        /// Why.
+        source: CorrectionError,
+    },
+    /// A correction of that total is nothing of the kind.
+    #[error("correct {number} as {asked}: the difference is {total}, and {}", kinds(*total))]
+    Kind {
+        /// The invoice.
+        number: String,
+        /// What was asked for.
+        asked: &'static str,
+        /// The difference.
+        total: Money,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -120,6 +158,13 @@ impl From<ChangeError> for BillingError {
 impl From<sqlx::Error> for BillingError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())
+    }
+}
+
+fn kinds(total: Money) -> &'static str {
+    match total.minor() {
+        ..0 => "less is owed by a credit note only",
+        _ => "a credit note is for less only: choose own-document or next-invoice",
     }
 }
 

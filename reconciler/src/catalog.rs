@@ -61,6 +61,20 @@ pub enum CatalogError {
         /// The common instant.
         from: Timestamp,
     },
+    /// It would say otherwise of a time that was invoiced.
+    #[error(
+        "{what} from {from}: that time was invoiced by {}, which stays as it is; if it must be otherwise, say so (--correct, \
+         or `\"correct\": true`), then issue what `correction draft` shows",
+        invoices.join(", ")
+    )]
+    Invoiced {
+        /// What is asked for.
+        what: &'static str,
+        /// From when.
+        from: Timestamp,
+        /// Numbers of the invoices.
+        invoices: Vec<String>,
+    },
     /// The name is taken, with other contents.
     #[error("{what} {name} exists already{hint}")]
     Exists {

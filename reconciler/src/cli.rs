@@ -23,6 +23,7 @@ mod assign;
 mod audit;
 mod authority;
 mod conservation;
+mod correction;
 mod coverage;
 mod evidence;
 mod init;
@@ -153,6 +154,8 @@ enum Command {
     #[command(subcommand)]
     Period(period::PeriodCommand),
     #[command(subcommand)]
+    Correction(correction::CorrectionCommand),
+    #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
     Usage(usage::Usage),
     Coverage(coverage::Coverage),
@@ -228,6 +231,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Subscribe(command) => command.run(session).await,
         Command::Invoice(command) => command.run(session).await,
         Command::Period(command) => command.run(session).await,
+        Command::Correction(command) => command.run(session).await,
         Command::Evidence(command) => command.run(session).await,
         Command::Usage(command) => command.run(session).await,
         Command::Coverage(command) => command.run(session).await,

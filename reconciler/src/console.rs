@@ -116,10 +116,12 @@ async fn invoice_page(
     Path(number): Path<String>,
 ) -> Result<Response, Problem> {
     let mut tx = app.store().read().await?;
-    let row = store::billing::invoice(&mut tx, &number).await?;
-    let row =
-        row.ok_or_else(|| Problem::not_found(format!("no invoice has the number {number}")))?;
-    let view = view::of_invoice(&row).map_err(|error| Problem::internal(&error))?;
+    let row = store::corrections::document(&mut tx, &number).await?;
+    let row = row.ok_or_else(|| {
+        Problem::not_found(format!("no invoice or correction has the number {number}"))
+    })?;
+    let by = store::corrections::of_invoice(&mut tx, &number).await?;
+    let view = view::of_invoice(&row, &by).map_err(|error| Problem::internal(&error))?;
     rendered(pages::invoice_page(&view))
 }
 

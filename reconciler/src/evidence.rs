@@ -1,4 +1,4 @@
-//! Evidence of an issued invoice: reads what it was computed from and writes one file of it.
+//! Evidence of an issued invoice or correction: reads what it was computed from and writes one file of it.
 //!
 //! Owns where each part comes from. What is shown of a stream is decided in
 //! [`tallystick_common::evidence::gather`]; documents are those that were in force when the invoice was
@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tallystick_common::audit::{AuditCheckpoint, SignedCheckpoint};
 use tallystick_common::codec;
+use tallystick_common::correction::Named;
 use tallystick_common::evidence::gather::Gather;
 use tallystick_common::evidence::{
     AuditPart, Evidence, Holding, InvoicePart, NodeEvidence, NodePart, SignedHeader, StreamPart,
@@ -38,7 +39,9 @@ const PAGE: u32 = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum EvidenceError {
     /// No such invoice.
-    #[error("no invoice has the number {0}: see `invoice list`")]
+    #[error(
+        "no invoice or correction has the number {0}: see `invoice list` and `correction list`"
+    )]
     Unknown(String),
     /// Something is not what the invoice was computed from.
     #[error(
@@ -58,7 +61,7 @@ pub enum EvidenceError {
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Export<'a> {
-    /// Of which invoice.
+    /// Of which invoice or correction.
     pub number: &'a str,
     /// Every block of the account's workloads, not only those that prove the readings at bounds.
     pub full: bool,
@@ -76,7 +79,7 @@ pub async fn export(
     order: &Export<'_>,
     now: Timestamp,
 ) -> Result<Vec<u8>, EvidenceError> {
-    let row = store::billing::invoice(conn, order.number).await?;
+    let row = store::corrections::document(conn, order.number).await?;
     let row = row.ok_or_else(|| EvidenceError::Unknown(order.number.to_owned()))?;
     let document: InvoiceDocument = serde_json::from_str(&row.document)
         .map_err(|error| StoreError::damaged("invoices.document", error))?;
@@ -92,6 +95,7 @@ pub async fn export(
     let audit = work.audit(conn).await?;
     let evidence = Evidence {
         invoice: work.invoice(&row),
+        named: work.named(conn).await?,
         authorities: authority.records(),
         terms: agreed.into_terms(holdings),
         nodes,
@@ -179,14 +183,42 @@ impl Work<'_> {
         }
     }
 
+    /// The documents that this one names by digest.
+    async fn named(&self, conn: &mut Connection) -> Result<Vec<Vec<u8>>, EvidenceError> {
+        let mut named = Vec::new();
+        let mut next = self.document.correction.clone();
+        while let Some(correction) = next {
+            let document = self.held(conn, &correction.base).await?;
+            let base: InvoiceDocument = serde_json::from_str(&document)
+                .map_err(|error| StoreError::damaged("an issued document", error))?;
+            named.push(document.into_bytes());
+            next = base.correction;
+        }
+        for carried in &self.document.carried {
+            let document = self.held(conn, &carried.correction).await?;
+            named.push(document.into_bytes());
+        }
+        Ok(named)
+    }
+
+    async fn held(&self, conn: &mut Connection, name: &Named) -> Result<String, EvidenceError> {
+        let row = store::corrections::document(conn, &name.number).await?;
+        let row = row.filter(|row| digest(row.document.as_bytes()) == name.digest);
+        let row = row.ok_or_else(|| self.changed(format!("document {}", name.number)))?;
+        Ok(row.document)
+    }
+
     async fn agreed(&self, conn: &mut Connection) -> Result<Agreed, EvidenceError> {
         let statement = &self.document.statement;
         let account = store::catalog::account(conn, &statement.account.id).await?;
         let account = account.ok_or_else(|| self.changed("the account"))?;
         let issued = self.document.issued_at;
         let rules = store::catalog::assignments(conn).await?.made_by(issued);
+        // A correction is by the subscriptions that its invoice was issued by.
+        let correction = self.document.correction.as_ref();
+        let agreed = correction.map_or(issued, |correction| correction.agreed_at);
         let mut subscriptions = store::catalog::subscriptions(conn, Some(&account.id)).await?;
-        subscriptions.retain(|held| held.created_at <= issued);
+        subscriptions.retain(|held| held.created_at <= agreed);
         let mut plans = Vec::new();
         for held in subscription::spans(subscriptions.clone(), &statement.period) {
             let (name, version) = (&held.subscription.plan, held.subscription.plan_version);
@@ -360,7 +392,11 @@ impl Work<'_> {
     }
 
     async fn audit(&self, conn: &mut Connection) -> Result<AuditPart, EvidenceError> {
-        let entry = audit::entry_of(conn, "invoice.issue", self.order.number).await?;
+        let action = match self.document.correction {
+            None => "invoice.issue",
+            Some(_) => "correction.issue",
+        };
+        let entry = audit::entry_of(conn, action, self.order.number).await?;
         let entry = entry.ok_or_else(|| self.changed("the entry in the audit log"))?;
         let mut after = Vec::new();
         let mut last = (entry.seq, entry.hash);

@@ -31,6 +31,7 @@ pub mod catalog;
 pub mod closings;
 pub(crate) mod column;
 pub(crate) mod compressed;
+pub mod corrections;
 pub mod coverage;
 pub mod decisions;
 pub mod enrolment;

@@ -430,3 +430,45 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
     assert_eq!(told(&output), "");
 }
+
+#[test]
+fn the_past_is_corrected_only_by_saying_so() {
+    let folder = Folder::with_catalog();
+    let rule = "assign acme --node * --workload cgroup/* --from 2020-01-10T00:00:00Z";
+    folder.refused(
+        1,
+        "correction draft acme --period 2020-01",
+        &["not issued", "invoice issue"],
+    );
+    folder.done("invoice issue acme --period 2020-01");
+    let before = folder.checkpoint();
+    folder.refused(1, rule, &["--correct", "correction draft"]);
+    assert_eq!(folder.checkpoint(), before);
+    let made = folder.json(&format!("{rule} --correct"));
+    assert!(made["ends"].is_null());
+    let end = "assign end acme --node * --workload * --from 2020-01-20T00:00:00Z --correct";
+    assert_eq!(folder.json(end)["ends"], true);
+    folder.refused(
+        1,
+        "assign end acme --node * --workload * --from 2019-01-20T00:00:00Z --correct",
+        &["nothing of it was assigned"],
+    );
+
+    let draft = folder.done("correction draft acme --period 2020-01");
+    assert!(draft.contains("Nothing differs from TS-"), "{draft}");
+    let after = folder.checkpoint();
+    let issued = folder.done("correction issue acme --period 2020-01");
+    assert!(issued.contains("nothing differs"), "{issued}");
+    assert_eq!(folder.checkpoint(), after);
+    assert_eq!(folder.json("correction list"), json!([]));
+    folder.refused(1, "correction show CN-2020-000001", &["correction list"]);
+
+    assert_eq!(
+        folder.json("correction policy acme")["policy"],
+        "own_document"
+    );
+    folder.done("correction policy acme next-invoice");
+    let policy = folder.done("correction policy acme");
+    assert!(policy.contains("next_invoice"), "{policy}");
+    assert_ne!(folder.checkpoint(), after);
+}

@@ -13,6 +13,9 @@ use tallystick_common::seal::SealedSegment;
 use tallystick_common::segment::Purpose;
 use tallystick_common::time::Timestamp;
 use tallystick_reconciler::authority::Authority;
+use tallystick_reconciler::billing::correction::issue::{
+    Corrected, CorrectionOrder, issue_correction,
+};
 use tallystick_reconciler::billing::draft::Which;
 use tallystick_reconciler::billing::issue::{Order, issue};
 use tallystick_reconciler::catalog::assignment::NewAssignment;
@@ -21,9 +24,12 @@ use tallystick_reconciler::evidence::{Export, checkpoint, export};
 use tallystick_reconciler::ingest::admit::Verdict;
 use tallystick_reconciler::ingest::commit;
 use tallystick_reconciler::ingest::intake::Intake as _;
+use tallystick_reconciler::store::billing::InvoiceRow;
+use tallystick_reconciler::store::corrections::CorrectionRow;
 use tallystick_reconciler::store::enrolment::{self, NewNode};
-use tallystick_reconciler::store::{Connection, Store};
+use tallystick_reconciler::store::{Connection, Store, nodes};
 
+pub mod forge;
 pub mod story;
 
 use story::Teller;
@@ -116,6 +122,23 @@ impl Office {
         })
     }
 
+    /// With what is whose in October: one workload changes hands in the middle of the month.
+    ///
+    /// # Errors
+    /// When something cannot be made.
+    pub async fn of_october() -> anyhow::Result<Self> {
+        let office = Self::open().await?;
+        for (account, workload, from) in [
+            ("acme", "cgroup/acme*", "2026-10-01T00:00:00Z"),
+            ("rival", "cgroup/rival*", "2026-10-01T00:00:00Z"),
+            ("acme", "cgroup/moving", "2026-10-01T00:00:00Z"),
+            ("rival", "cgroup/moving", "2026-10-17T09:15:00Z"),
+        ] {
+            office.assign(account, workload, from).await?;
+        }
+        Ok(office)
+    }
+
     /// Where its files are.
     #[must_use]
     pub fn folder(&self) -> &std::path::Path {
@@ -172,7 +195,7 @@ impl Office {
         let late = || at("2027-01-01T00:00:00Z");
         let (intake, committer) = commit::channel(self.store.clone(), late, Arc::default());
         let committing = tokio::spawn(committer.run());
-        let mut ring = KeyRing::new(node, key);
+        let mut ring = self.ring(node, key).await?;
         let peer = SocketAddr::from(([127, 0, 0, 1], 9));
         let mut waiting = std::collections::VecDeque::new();
         let mut doubted = 0;
@@ -196,20 +219,86 @@ impl Office {
         Ok(doubted)
     }
 
+    /// The node's keys, as far as it rotated them in what was admitted.
+    async fn ring(&self, node: NodeId, key: PublicKey) -> anyhow::Result<KeyRing> {
+        let mut tx = self.store.read().await?;
+        match nodes::by_id(&mut tx, node).await? {
+            Some(node) => Ok(nodes::key_ring(&mut tx, &node).await?),
+            None => Ok(KeyRing::new(node, key)),
+        }
+    }
+
     /// Issues October of acme: its number.
     ///
     /// # Errors
     /// When it cannot be issued.
     pub async fn issue(&self) -> anyhow::Result<String> {
+        Ok(self.issue_of("acme", None).await?.number)
+    }
+
+    /// Issues October of an account.
+    ///
+    /// # Errors
+    /// When it cannot be issued.
+    pub async fn issue_of(
+        &self,
+        account: &str,
+        accept_gaps: Option<&str>,
+    ) -> anyhow::Result<InvoiceRow> {
+        let now = at("2026-11-01T06:00:00Z");
+        self.issue_month(account, "2026-10", accept_gaps, now).await
+    }
+
+    /// Issues a month of an account.
+    ///
+    /// # Errors
+    /// When it cannot be issued.
+    pub async fn issue_month(
+        &self,
+        account: &str,
+        month: &str,
+        accept_gaps: Option<&str>,
+        now: Timestamp,
+    ) -> anyhow::Result<InvoiceRow> {
         let order = Order {
-            account: "acme",
-            which: Which::Month("2026-10".parse()?),
-            accept_gaps: None,
+            account,
+            which: Which::Month(month.parse()?),
+            accept_gaps,
             seller: "Seller GmbH",
             actor: "test",
         };
-        let issued = Box::pin(issue(&self.store, &order, at("2026-11-01T06:00:00Z"))).await?;
-        Ok(issued.invoice().number.clone())
+        let issued = Box::pin(issue(&self.store, &order, now)).await?;
+        Ok(issued.invoice().clone())
+    }
+
+    /// Corrects October of an account; none when nothing differs.
+    ///
+    /// # Errors
+    /// When it cannot be corrected.
+    pub async fn correct(&self, account: &str) -> anyhow::Result<Option<CorrectionRow>> {
+        let order = CorrectionOrder {
+            account,
+            which: Which::Month("2026-10".parse()?),
+            issue_as: None,
+            actor: "test",
+        };
+        let now = at("2026-11-01T12:00:00Z");
+        match Box::pin(issue_correction(&self.store, &order, now)).await? {
+            Corrected::Now(row) => Ok(Some(row)),
+            Corrected::Before(_) | Corrected::Nothing => Ok(None),
+        }
+    }
+
+    /// Whose a workload is from then on, in place of what was said before; that is said after October was
+    /// issued.
+    ///
+    /// # Errors
+    /// When the rule is refused.
+    pub async fn reassign(&self, account: &str, workload: &str, from: &str) -> anyhow::Result<()> {
+        let rule = NewAssignment::new(account.parse()?, "*", workload, at(from))?;
+        let rule = rule.correcting(true);
+        change::assign(&self.store, &rule, "test", at("2026-11-01T09:00:00Z")).await?;
+        Ok(())
     }
 
     /// Evidence of an invoice.
@@ -269,20 +358,7 @@ impl October {
     /// # Errors
     /// When a part of it fails.
     pub async fn new() -> anyhow::Result<Self> {
-        let office = Office::open().await?;
-        office
-            .assign("acme", "cgroup/acme*", "2026-10-01T00:00:00Z")
-            .await?;
-        office
-            .assign("rival", "cgroup/rival*", "2026-10-01T00:00:00Z")
-            .await?;
-        // One workload changes hands in the middle of the month.
-        office
-            .assign("acme", "cgroup/moving", "2026-10-01T00:00:00Z")
-            .await?;
-        office
-            .assign("rival", "cgroup/moving", "2026-10-17T09:15:00Z")
-            .await?;
+        let office = Office::of_october().await?;
         let (teller, sealed) = story::october();
         office.enrol(teller.node, teller.enrolled, "web-1").await?;
         let doubted = office

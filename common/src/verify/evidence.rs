@@ -14,13 +14,14 @@ use serde::Serialize;
 use crate::authority::{AuthorityCertificate, read_succession};
 use crate::evidence::Evidence;
 use crate::ids::Hash;
-use crate::invoice::{DOCUMENT_VERSION, InvoiceDocument, digest};
+use crate::invoice::{CORRECTION_VERSION, InvoiceDocument, digest};
 use crate::keys::PublicKey;
 use crate::rating::RATING_VERSION;
 
 mod answer;
 mod audit;
 mod compare;
+mod correction;
 mod node;
 mod report;
 mod stream;
@@ -64,6 +65,8 @@ pub enum Step {
     Usage,
     /// Rating it again gives the same statement.
     Statement,
+    /// What it corrects, or carries from corrections, follows from the documents that it names.
+    Correction,
     /// The invoice stands in the audit log.
     Audit,
     /// The node's own tally says the same.
@@ -86,6 +89,7 @@ impl fmt::Display for Step {
             Self::Proof => "proof",
             Self::Usage => "usage",
             Self::Statement => "statement",
+            Self::Correction => "correction",
             Self::Audit => "audit",
             Self::Tally => "tally",
         })
@@ -137,6 +141,7 @@ pub fn verify(file: &[u8], trust: &[Trust], tally: Option<&Tally>) -> Result<Rep
     terms::check_nodes(&terms, &nodes)?;
     let used = usage::used(&terms, &nodes)?;
     let statement = compare::recomputed(&document, &terms, &nodes, &used)?;
+    let named = correction::check(&document, &evidence.named)?;
     let log = audit::check(&evidence.audit, &document, &evidence, &speakers)?;
     let told = tally.map(|tally| tally::check(tally, &nodes)).transpose()?;
     let standing = trust::standing(trust, &speakers, &nodes, &log)?;
@@ -146,6 +151,7 @@ pub fn verify(file: &[u8], trust: &[Trust], tally: Option<&Tally>) -> Result<Rep
         statement,
         nodes: &nodes,
         used: &used,
+        named,
         log,
         told,
         standing,
@@ -175,20 +181,9 @@ fn document(evidence: &Evidence, key: PublicKey) -> Result<InvoiceDocument, Diff
         let why = format!("its digest is {found}, issued was {}", word.digest);
         return Err(differs("document", why));
     }
-    let document: InvoiceDocument = serde_json::from_slice(&part.document)
-        .map_err(|error| differs("document", format!("it cannot be read: {error}")))?;
-    if document.to_json().as_bytes() != part.document {
-        return Err(differs("document", "it is in another spelling".to_owned()));
-    }
+    let document = read(&part.document).map_err(|why| differs("document", why))?;
     if document.number != word.number || document.issued_at != word.at {
         return Err(differs("number", "it was issued under another".to_owned()));
-    }
-    if document.document_version != DOCUMENT_VERSION {
-        let why = format!(
-            "it is of form {}: update the verifier",
-            document.document_version
-        );
-        return Err(differs("document", why));
     }
     let versions = [document.rating_version, document.statement.rating_version];
     if versions != [RATING_VERSION; 2] {
@@ -198,6 +193,23 @@ fn document(evidence: &Evidence, key: PublicKey) -> Result<InvoiceDocument, Diff
     if document.statement.digest() != document.digests.statement {
         let why = "the document names another digest of it".to_owned();
         return Err(differs("statement", why));
+    }
+    Ok(document)
+}
+
+/// A document in its one spelling.
+fn read(bytes: &[u8]) -> Result<InvoiceDocument, String> {
+    let document: InvoiceDocument =
+        serde_json::from_slice(bytes).map_err(|error| format!("it cannot be read: {error}"))?;
+    let version = document.document_version;
+    if version > CORRECTION_VERSION {
+        return Err(format!("it is of form {version}: update the verifier"));
+    }
+    if version != document.form() {
+        return Err(format!("it is of form {version} by its own word only"));
+    }
+    if document.to_json().as_bytes() != bytes {
+        return Err("it is in another spelling".to_owned());
     }
     Ok(document)
 }

@@ -51,6 +51,13 @@ pub struct CreateAssignment {
     /// From when: a quarter-hour.
     #[schema(value_type = String, format = DateTime)]
     pub from: Timestamp,
+    /// Ends what is the account's of it: from then on it is nobody's.
+    #[serde(default)]
+    pub ends: bool,
+    /// Needed to say of a time that was invoiced, or in place of an assignment from the same instant, what was
+    /// not said before. What was issued stays; `/v1/accounts/{account}/correction` shows what follows.
+    #[serde(default)]
+    pub correct: bool,
 }
 
 /// A subscription that is asked for.
@@ -179,7 +186,7 @@ pub(super) async fn assignments(
     })?))
 }
 
-/// Assigns workloads of nodes to an account. Asking again gives the same assignment.
+/// Assigns workloads of nodes to an account, or ends that. Asking again gives the same assignment.
 #[utoipa::path(post, path = "/v1/assignments", tag = "accounts", request_body = CreateAssignment,
     responses((status = 201, body = Assignment), (status = 409, body = Problem)))]
 pub(super) async fn assign(
@@ -188,6 +195,8 @@ pub(super) async fn assign(
     Body(new): Body<CreateAssignment>,
 ) -> Result<(StatusCode, Json<Assignment>), Problem> {
     let rule = NewAssignment::new(new.account.parse()?, &new.node, &new.workload, new.from)?;
+    let rule = if new.ends { rule.ending() } else { rule };
+    let rule = rule.correcting(new.correct);
     let made = change::assign(app.store(), &rule, &actor, clock::now()).await?;
     Ok((StatusCode::CREATED, Json(made)))
 }

@@ -163,6 +163,7 @@ impl From<CatalogError> for Problem {
                 Self::invalid(detail)
             }
             CatalogError::Overlap { .. } => Self::conflict("overlap", detail),
+            CatalogError::Invoiced { .. } => Self::conflict("invoiced", detail),
             CatalogError::Exists { .. } => Self::conflict("exists", detail),
             CatalogError::Unknown { .. } => Self::not_found(detail),
         }
@@ -196,7 +197,10 @@ impl From<BillingError> for Problem {
             BillingError::Outstanding { .. } => Self::conflict("outstanding", detail),
             BillingError::Discrepancies { .. } => Self::conflict("discrepancies", detail),
             BillingError::Statement { .. } => Self::conflict("statement", detail),
-            BillingError::Money(_) => Self::internal(&detail),
+            BillingError::NotIssued { .. } => Self::conflict("not-issued", detail),
+            BillingError::Kind { .. } => Self::conflict("kind", detail),
+            BillingError::OtherTerms { .. } => Self::conflict("other-terms", detail),
+            BillingError::Money(_) | BillingError::Correction { .. } => Self::internal(&detail),
         }
     }
 }

@@ -99,7 +99,8 @@ pub struct IssuedInvoice {
     pub invoice: InvoiceSummary,
 }
 
-fn month(text: &str) -> Result<Which, Problem> {
+/// The period that begins in a month.
+pub(super) fn month(text: &str) -> Result<Which, Problem> {
     let month: Month = text
         .parse()
         .map_err(|error: tallystick_common::period::PeriodError| {
@@ -203,8 +204,17 @@ pub(super) async fn evidence(
     Path(number): Path<String>,
     Params(params): Params<EvidenceParams>,
 ) -> Result<Response, Problem> {
+    evidence_of(&app, &number, &params).await
+}
+
+/// Evidence of an invoice or a correction, as a file.
+pub(super) async fn evidence_of(
+    app: &App,
+    number: &str,
+    params: &EvidenceParams,
+) -> Result<Response, Problem> {
     let order = Export {
-        number: &number,
+        number,
         full: params.full,
         epoch: app.store().epoch(),
     };

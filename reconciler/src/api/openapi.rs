@@ -10,8 +10,8 @@ use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, ResponseBuilder, schem
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, catalog, conservation, coverage, decisions, error, health, invoices, leakage, nodes,
-    periods, tokens, usage,
+    audit, catalog, conservation, corrections, coverage, decisions, error, health, invoices,
+    leakage, nodes, periods, tokens, usage,
 };
 
 #[derive(OpenApi)]
@@ -29,6 +29,8 @@ use super::{
         catalog::subscriptions, catalog::subscribe,
         invoices::draft, invoices::list, invoices::issue, invoices::show, invoices::evidence,
         periods::list, periods::show, periods::close,
+        corrections::draft, corrections::policy, corrections::set_policy, corrections::list, corrections::issue,
+        corrections::show, corrections::evidence,
         audit::list, document, health::healthz, health::readyz, crate::metrics::show,
     ),
     components(schemas(error::Problem)),

@@ -230,7 +230,7 @@ pub struct Draft {
     pub digests: Digests,
 }
 
-/// An issued invoice, whole.
+/// An issued invoice, or a correction of one, whole.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Invoice {
@@ -246,4 +246,106 @@ pub struct Invoice {
     pub cut: Vec<CutPosition>,
     pub digests: Digests,
     pub accepted_gaps: Option<AcceptedGaps>,
+    pub correction: Option<Correction>,
+    /// Corrections of earlier periods that it demands beside its statement; left out when there is none.
+    #[serde(default)]
+    pub carried: Vec<Carried>,
+    /// The statement's total and theirs.
+    pub due: Option<Money>,
+}
+
+/// How one workload's part of a line differs.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DetailChange {
+    pub of: WorkloadRef,
+    pub quantity_then: String,
+    pub quantity_now: String,
+    pub registers_then: Vec<RegisterSpan>,
+    pub registers_now: Vec<RegisterSpan>,
+}
+
+/// How a line of an earlier document differs from what is known now.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CorrectionLine {
+    pub id: String,
+    pub plan: String,
+    pub price: String,
+    pub title: String,
+    pub window: Period,
+    pub meter: String,
+    pub base_unit: String,
+    pub per: String,
+    pub workload: Option<WorkloadRef>,
+    pub quantity_then: String,
+    pub quantity_now: String,
+    pub amount_then: Money,
+    pub amount_now: Money,
+    pub difference: Money,
+    pub unrounded_difference: String,
+    pub details: Vec<DetailChange>,
+}
+
+/// How two statements of a period differ.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Differences {
+    pub lines: Vec<CorrectionLine>,
+    pub total: Money,
+    pub unrounded_total: String,
+}
+
+/// What a correction is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CorrectionKind {
+    CreditNote,
+    CorrectionInvoice,
+    NextInvoice,
+}
+
+/// A document by number and digest.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Named {
+    pub number: String,
+    pub digest: String,
+}
+
+/// The part of a document that makes it a correction.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Correction {
+    pub kind: CorrectionKind,
+    pub invoice: Named,
+    pub base: Named,
+    #[schema(format = DateTime)]
+    pub agreed_at: String,
+    /// Each with its kind in `reason`: late, accepted, withdrawn, reassigned.
+    pub reasons: Vec<serde_json::Value>,
+    pub differences: Differences,
+}
+
+/// A correction that an invoice carries.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Carried {
+    pub correction: Named,
+    pub invoice: String,
+    pub period: Period,
+    pub lines: Vec<CorrectionLine>,
+    pub total: Money,
+}
+
+/// What correcting a period now would say.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CorrectionDraft {
+    #[schema(format = DateTime)]
+    pub at: String,
+    pub correction: Correction,
+    pub statement: Statement,
+    pub outstanding: Vec<Outstanding>,
+    pub cut: Vec<CutPosition>,
 }

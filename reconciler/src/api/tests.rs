@@ -882,3 +882,88 @@ async fn a_person_decides_over_http() {
         assert_eq!(quarantine["items"].as_array().unwrap().len(), 1);
     }
 }
+
+#[tokio::test]
+async fn corrections_are_as_the_document_says() {
+    for engine in ENGINES {
+        let server = metered(engine).await;
+        let order = json!({ "account": "acme", "period": "2026-10" });
+        assert_eq!(
+            server.post("/v1/corrections", &order).await.problem(),
+            "not-issued"
+        );
+        server.post("/v1/invoices", &order).await;
+        let nothing = server.post("/v1/corrections", &order).await;
+        assert_eq!(
+            (nothing.status, nothing.json()["correction"].clone()),
+            (200, Value::Null)
+        );
+
+        cpu(
+            &server.store,
+            3,
+            at("2026-10-05T10:00:00Z"),
+            [9_000_000_000; 4],
+        )
+        .await;
+        let draft = server
+            .get("/v1/accounts/acme/correction?period=2026-10")
+            .await;
+        let shape: schema::CorrectionDraft = serde_json::from_str(&draft.body).unwrap();
+        assert_eq!(shape.correction.differences.total.amount, "0.12");
+        assert_eq!(shape.correction.reasons[0]["reason"], "late");
+        let credit = json!({ "account": "acme", "period": "2026-10", "as": "credit_note" });
+        assert_eq!(
+            server.post("/v1/corrections", &credit).await.problem(),
+            "kind"
+        );
+
+        let issued = server.post("/v1/corrections", &order).await;
+        assert_eq!(issued.status, 201, "{}", issued.body);
+        let issued = issued.json()["correction"].clone();
+        assert_eq!(issued["kind"], "correction_invoice");
+        let number = issued["number"].as_str().unwrap();
+        let again = server.post("/v1/corrections", &order).await;
+        assert_eq!(
+            (again.status, again.json()["already_issued"].clone()),
+            (200, json!(true))
+        );
+        assert_eq!(again.json()["correction"], issued);
+        let listed = server.get("/v1/corrections").await.json();
+        assert_eq!(listed["items"], json!([issued]));
+        let shown = server.get(&format!("/v1/corrections/{number}")).await;
+        let _: schema::Invoice = serde_json::from_str(&shown.body).unwrap();
+        let digest = blake3::hash(shown.body.as_bytes()).to_hex().to_string();
+        assert_eq!(issued["digest"], digest.as_str());
+        assert_eq!(
+            server.get("/v1/corrections/CN-2026-000001").await.status,
+            404
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_past_is_assigned_otherwise_only_by_saying_so() {
+    for engine in ENGINES {
+        let server = metered(engine).await;
+        let order = json!({ "account": "acme", "period": "2026-10" });
+        server.post("/v1/invoices", &order).await;
+        let end = |correct: bool| {
+            json!({ "account": "acme", "node": "*", "workload": "cgroup/*", "from": "2026-10-02T00:00:00Z",
+                "ends": true, "correct": correct })
+        };
+        let refused = server.post("/v1/assignments", &end(false)).await;
+        assert_eq!(refused.problem(), "invoiced");
+        assert_eq!(server.post("/v1/assignments", &end(true)).await.status, 201);
+        let path = "/v1/accounts/acme/correction-policy";
+        assert_eq!(server.get(path).await.json()["policy"], "own_document");
+        let policy = json!({ "policy": "next_invoice" });
+        assert_eq!(server.post(path, &policy).await.json(), policy);
+        assert_eq!(server.get(path).await.json(), policy);
+        // Less is a credit note whatever the policy.
+        let issued = server.post("/v1/corrections", &order).await.json();
+        let correction = &issued["correction"];
+        assert_eq!(correction["kind"], "credit_note");
+        assert_eq!(correction["total"]["amount"], "-0.01");
+    }
+}

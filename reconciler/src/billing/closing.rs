@@ -125,7 +125,7 @@ pub(super) fn awaits(
         id: node.id,
         name: node.name.clone(),
     };
-    let selected = || rules.selects_node(account, &names, period.to);
+    let selected = || rules.awaits_node(account, &names, *period);
     let gone = matches!(node.state, NodeState::Retired { at, .. } if at <= period.from);
     (carried || selected()) && !gone && node.enrolled_at < period.to
 }

@@ -80,8 +80,17 @@ impl Facts {
         which: Which,
     ) -> Result<Self, BillingError> {
         let account = known_account(conn, account).await?;
+        let period = period_of(&account, which)?;
+        Self::of(conn, account, period).await
+    }
+
+    async fn of(
+        conn: &mut Connection,
+        account: Account,
+        period: Period,
+    ) -> Result<Self, BillingError> {
         Ok(Self {
-            period: period_of(&account, which)?,
+            period,
             rules: store::catalog::assignments(conn).await?,
             subscriptions: store::catalog::subscriptions(conn, Some(&account.id)).await?,
             nodes: store::nodes::all(conn).await?,
@@ -287,6 +296,33 @@ pub async fn draft(
     now: Timestamp,
 ) -> Result<Draft, BillingError> {
     let facts = Facts::read(conn, account, which).await?;
+    compute(conn, facts, seller, now).await
+}
+
+/// Computes the statement of a period again, as of now, by the subscriptions that were agreed by `agreed_at`.
+///
+/// # Errors
+/// As [`draft`].
+pub async fn again(
+    conn: &mut Connection,
+    of: &Statement,
+    agreed_at: Timestamp,
+    now: Timestamp,
+) -> Result<Draft, BillingError> {
+    let account = known_account(conn, &of.account.id).await?;
+    let mut facts = Facts::of(conn, account, of.period).await?;
+    facts
+        .subscriptions
+        .retain(|held| held.created_at <= agreed_at);
+    compute(conn, facts, &of.seller, now).await
+}
+
+async fn compute(
+    conn: &mut Connection,
+    facts: Facts,
+    seller: &str,
+    now: Timestamp,
+) -> Result<Draft, BillingError> {
     let windows = windows(conn, &facts).await?;
     let mut usage = Vec::new();
     for pair in facts.cuts(now).windows(2) {

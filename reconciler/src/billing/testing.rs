@@ -212,3 +212,14 @@ pub(crate) async fn assign(
     let rule = NewAssignment::new(account.parse()?, "*", workload, from)?;
     change::assign(store, &rule, "test", from).await.map(drop)
 }
+
+/// The same for a time that was invoiced.
+pub(crate) async fn correct(
+    store: &Store,
+    account: &str,
+    workload: &str,
+    from: Timestamp,
+) -> Result<(), change::ChangeError> {
+    let rule = NewAssignment::new(account.parse()?, "*", workload, from)?.correcting(true);
+    change::assign(store, &rule, "test", from).await.map(drop)
+}

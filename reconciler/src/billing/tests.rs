@@ -4,7 +4,7 @@ use tallystick_common::time::Timestamp;
 use super::draft::{Which, draft};
 use super::issue::{Issued, Order, issue};
 use super::testing::world::{TO_DECEMBER, World};
-use super::testing::{acme, assign, at, cover, cpu, node};
+use super::testing::{acme, assign, at, correct, cover, cpu, node};
 use super::{BillingError, Draft, InvoiceDocument};
 use crate::audit::{self, Verification};
 use crate::catalog::change::{self, NewAccount};
@@ -219,7 +219,7 @@ async fn an_issued_invoice_never_changes_and_is_issued_once() {
         assert_eq!(document.digests.statement, document.statement.digest());
 
         cpu(&store, 3, at("2026-10-05T10:00:00Z"), [HOUR; 4]).await;
-        assign(&store, "acme", "host/other", at("2026-10-01T00:00:00Z"))
+        correct(&store, "acme", "host/other", at("2026-10-01T00:00:00Z"))
             .await
             .unwrap();
         let again = issue(&store, &order(None), at("2026-12-01T00:00:00Z"))

@@ -86,6 +86,38 @@ pub struct Account {
     pub created_at: Timestamp,
 }
 
+/// What becomes of a correction by which an account owes more. By which it owes less, it gets a credit note.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum CorrectionPolicy {
+    /// A correction invoice, with a number of its own.
+    #[default]
+    OwnDocument,
+    /// Lines on the account's next invoice.
+    NextInvoice,
+}
+
+impl CorrectionPolicy {
+    /// Its name in the store and the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OwnDocument => "own_document",
+            Self::NextInvoice => "next_invoice",
+        }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::OwnDocument, Self::NextInvoice]
+            .into_iter()
+            .find(|policy| policy.as_str() == name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,11 +5,16 @@
 //! the second is made, so "latest" is never a tie between accounts. `host` is never assigned (the
 //! host's total is its workloads plus `host/other`); `host/other` only by a selector that begins
 //! with `host/`.
+//!
+//! A rule may end what is an account's: from its instant on nobody has it, until a later rule gives it away.
+//! A rule that is made to correct may take the place of others from the same instant: of them the one that
+//! was made last holds. Rules are only added, so [`Assignments::made_by`] tells what held at any time.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use tallystick_common::ids::{NodeId, WorkloadName};
+use tallystick_common::period::Period;
 use tallystick_common::time::Timestamp;
 use utoipa::ToSchema;
 
@@ -41,6 +46,9 @@ pub struct Assignment {
     /// From when, a quarter-hour.
     #[schema(value_type = String, format = DateTime)]
     pub from: Timestamp,
+    /// Whether it ends what is the account's of what it selects; left out when it gives.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends: bool,
     /// When the rule was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -57,6 +65,11 @@ pub struct NewAssignment {
     pub workload: Pattern,
     /// From when.
     pub from: Timestamp,
+    /// Whether it ends what is the account's.
+    pub ends: bool,
+    /// Whether it may say of a time that was invoiced, or in place of a rule from the same instant, what was
+    /// not said before.
+    pub corrects: bool,
 }
 
 impl NewAssignment {
@@ -84,7 +97,21 @@ impl NewAssignment {
             node: Pattern::new("node selector", node)?,
             workload: workload_pattern,
             from: quarter_hour(from)?,
+            ends: false,
+            corrects: false,
         })
+    }
+
+    /// The same selectors, to end what is the account's.
+    #[must_use]
+    pub fn ending(self) -> Self {
+        Self { ends: true, ..self }
+    }
+
+    /// The same, to correct what was said before.
+    #[must_use]
+    pub fn correcting(self, corrects: bool) -> Self {
+        Self { corrects, ..self }
     }
 }
 
@@ -122,10 +149,14 @@ impl Assignments {
     /// The rule that says whose the workload is at an instant.
     #[must_use]
     pub fn owner(&self, node: &NodeNames, workload: &str, at: Timestamp) -> Option<&Assignment> {
-        self.0
-            .iter()
-            .filter(|rule| rule.from <= at && rule.matches(node, workload))
-            .max_by_key(|rule| (rule.from, rule.id))
+        let effective = |rule: &&Assignment| rule.from <= at && rule.matches(node, workload);
+        let gives = self.0.iter().filter(|rule| !rule.ends).filter(effective);
+        let given = gives.max_by_key(|rule| rule.place())?;
+        let ended = |rule: &Assignment| {
+            rule.ends && rule.account == given.account && rule.place() > given.place()
+        };
+        let mut ends = self.0.iter().filter(|rule| ended(rule)).filter(effective);
+        ends.next().is_none().then_some(given)
     }
 
     /// Instants within `(from, to)` at which some rule takes effect: between two of them nobody's
@@ -147,16 +178,59 @@ impl Assignments {
             .any(|rule| rule.account == *account && rule.from < to && rule.matches_node(node))
     }
 
-    /// Refuses a rule that gives a workload to a second account from the same instant.
+    /// Whether some rule for the account may give it workloads of the node in the period: one that was not
+    /// ended whole before.
+    #[must_use]
+    pub fn awaits_node(&self, account: &AccountId, node: &NodeNames, period: Period) -> bool {
+        let own = || self.0.iter().filter(|rule| rule.account == *account);
+        let ended = |given: &Assignment| {
+            own().any(|rule| {
+                rule.ends
+                    && rule.from <= period.from
+                    && rule.place() > given.place()
+                    && rule.matches_node(node)
+                    && covers(&rule.workload, &given.workload)
+            })
+        };
+        own().any(|rule| {
+            !rule.ends && rule.from < period.to && rule.matches_node(node) && !ended(rule)
+        })
+    }
+
+    /// Rules that could select what a new one selects.
+    pub fn beside<'a>(
+        &'a self,
+        new: &'a NewAssignment,
+        nodes: &'a [NodeNames],
+    ) -> impl Iterator<Item = &'a Assignment> {
+        self.0.iter().filter(|rule| {
+            workloads_intersect(&rule.workload, &new.workload)
+                && nodes_intersect(&rule.node, &new.node, nodes)
+        })
+    }
+
+    /// Refuses a rule that gives a workload to a second account from the same instant, or gives and ends
+    /// it at once, unless it is made to correct that; and one that ends what was never given.
     ///
     /// # Errors
     /// Names the rule in the way.
     pub fn check(&self, new: &NewAssignment, nodes: &[NodeNames]) -> Result<(), CatalogError> {
-        let clash = self.0.iter().find(|rule| {
+        if new.ends && !self.gave(new, nodes) {
+            return Err(CatalogError::Invalid {
+                what: "end of an assignment",
+                value: format!("workloads {} of nodes {}", new.workload, new.node),
+                why: format!(
+                    "nothing of it was assigned to {} by {}; see `assign list`",
+                    new.account, new.from
+                ),
+            });
+        }
+        let clash = self.beside(new, nodes).find(|rule| {
+            let same_account = rule.account == new.account;
+            let both_give = !rule.ends && !new.ends;
             rule.from == new.from
-                && rule.account != new.account
-                && workloads_intersect(&rule.workload, &new.workload)
-                && nodes_intersect(&rule.node, &new.node, nodes)
+                && !new.corrects
+                && ((both_give && !same_account) || (same_account && rule.ends != new.ends))
         });
         match clash {
             None => Ok(()),
@@ -171,19 +245,40 @@ impl Assignments {
         }
     }
 
-    /// The same rule, if it was made before.
+    fn gave(&self, new: &NewAssignment, nodes: &[NodeNames]) -> bool {
+        let mut beside = self.beside(new, nodes);
+        beside.any(|rule| !rule.ends && rule.account == new.account && rule.from <= new.from)
+    }
+
+    /// The same rule, if it was made before and none from the same instant took its place.
     #[must_use]
-    pub fn same(&self, new: &NewAssignment) -> Option<&Assignment> {
-        self.0.iter().find(|rule| {
-            rule.account == new.account
-                && rule.from == new.from
-                && rule.node == new.node
-                && rule.workload == new.workload
-        })
+    pub fn same<'a>(
+        &'a self,
+        new: &'a NewAssignment,
+        nodes: &'a [NodeNames],
+    ) -> Option<&'a Assignment> {
+        let since = self.beside(new, nodes).filter(|rule| rule.from == new.from);
+        let last = since.max_by_key(|rule| rule.id)?;
+        let mut beside = self.beside(new, nodes);
+        let held = beside.find(|rule| rule.says(new))?;
+        (last.account == new.account && last.ends == new.ends).then_some(held)
     }
 }
 
 impl Assignment {
+    /// Later places decide.
+    fn place(&self) -> (Timestamp, i64) {
+        (self.from, self.id)
+    }
+
+    fn says(&self, new: &NewAssignment) -> bool {
+        self.account == new.account
+            && self.ends == new.ends
+            && self.from == new.from
+            && self.node == new.node
+            && self.workload == new.workload
+    }
+
     fn matches(&self, node: &NodeNames, workload: &str) -> bool {
         self.matches_node(node) && selects_workload(&self.workload, workload)
     }
@@ -200,6 +295,12 @@ pub fn node_matches(selector: &Pattern, node: &NodeNames) -> bool {
         Ok(id) => node.id == id,
         Err(_) => selector.matches(&node.name),
     }
+}
+
+/// Whether whatever one pattern selects the other does, as far as their text tells.
+fn covers(wide: &Pattern, narrow: &Pattern) -> bool {
+    let special = narrow.as_str() == WorkloadName::HOST_OTHER;
+    wide == narrow || (wide.as_str() == "*" && !special)
 }
 
 fn workloads_intersect(left: &Pattern, right: &Pattern) -> bool {
@@ -229,116 +330,4 @@ fn known(nodes: &[NodeNames], id: NodeId) -> Option<&NodeNames> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const QUARTER: u64 = 900;
-
-    fn at(quarter: u64) -> Timestamp {
-        Timestamp::from_seconds(quarter * QUARTER).unwrap()
-    }
-
-    fn new(account: &str, node: &str, workload: &str, from: u64) -> NewAssignment {
-        NewAssignment::new(account.parse().unwrap(), node, workload, at(from)).unwrap()
-    }
-
-    fn rules(list: &[(&str, &str, &str, u64)]) -> Assignments {
-        let rules = list
-            .iter()
-            .zip(1..)
-            .map(|((account, node, workload, from), id)| {
-                let rule = new(account, node, workload, *from);
-                Assignment {
-                    id,
-                    account: rule.account,
-                    node: rule.node,
-                    workload: rule.workload,
-                    from: rule.from,
-                    created_at: at(0),
-                }
-            });
-        Assignments::new(rules.collect())
-    }
-
-    fn node(name: &str) -> NodeNames {
-        NodeNames {
-            id: NodeId([7; 16]),
-            name: name.to_owned(),
-        }
-    }
-
-    fn owner(rules: &Assignments, workload: &str, quarter: u64) -> Option<String> {
-        rules
-            .owner(&node("web-1"), workload, at(quarter))
-            .map(|rule| rule.account.to_string())
-    }
-
-    #[test]
-    fn the_latest_effective_assignment_that_matches_wins() {
-        let rules = rules(&[
-            ("provider", "*", "cgroup/*", 1),
-            ("acme", "web-*", "cgroup/acme*", 5),
-            ("other", "db-*", "*", 6),
-        ]);
-        assert_eq!(owner(&rules, "cgroup/acme.slice", 0), None);
-        assert_eq!(
-            owner(&rules, "cgroup/acme.slice", 4).as_deref(),
-            Some("provider")
-        );
-        assert_eq!(
-            owner(&rules, "cgroup/acme.slice", 5).as_deref(),
-            Some("acme")
-        );
-        assert_eq!(owner(&rules, "cgroup/ssh", 9).as_deref(), Some("provider"));
-    }
-
-    #[test]
-    fn the_host_is_nobodys_and_its_rest_must_be_named() {
-        let rules = rules(&[("acme", "*", "*", 1)]);
-        assert_eq!(owner(&rules, "host", 2), None);
-        assert_eq!(owner(&rules, "host/other", 2), None);
-        assert_eq!(owner(&rules, "interface/eth0", 2).as_deref(), Some("acme"));
-        let error = NewAssignment::new("acme".parse().unwrap(), "*", "host", at(1)).unwrap_err();
-        assert!(error.to_string().contains("never billed"), "{error}");
-    }
-
-    #[test]
-    fn an_instant_off_the_grid_is_refused() {
-        let off = Timestamp::from_seconds(901).unwrap();
-        let error = NewAssignment::new("acme".parse().unwrap(), "*", "*", off).unwrap_err();
-        for neighbour in ["1970-01-01T00:15:00Z", "1970-01-01T00:30:00Z"] {
-            assert!(error.to_string().contains(neighbour), "{error}");
-        }
-    }
-
-    #[test]
-    fn two_accounts_for_the_same_thing_from_the_same_instant_are_refused() {
-        let rules = rules(&[("acme", "web-*", "cgroup/*", 4)]);
-        let nodes = [node("web-1")];
-        let clash = |rule: &NewAssignment| rules.check(rule, &nodes).is_err();
-        assert!(clash(&new("other", "*-1", "cgroup/x", 4)));
-        assert!(clash(&new(
-            "other",
-            &NodeId([7; 16]).to_string(),
-            "cgroup/x",
-            4
-        )));
-        assert!(
-            !clash(&new("other", "*-1", "cgroup/x", 5)),
-            "a later rule takes over"
-        );
-        assert!(
-            !clash(&new("acme", "*", "cgroup/x", 4)),
-            "the same account may repeat itself"
-        );
-        assert!(!clash(&new("other", "db-*", "cgroup/x", 4)), "other nodes");
-        assert!(
-            !clash(&new("other", "*", "interface/*", 4)),
-            "other workloads"
-        );
-        assert!(
-            !clash(&new("other", "*", "host/other", 4)),
-            "a star does not mean the host's rest"
-        );
-    }
-}
+mod tests;

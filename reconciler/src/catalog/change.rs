@@ -9,14 +9,20 @@ use tallystick_common::period::{Calendar, Zone};
 use tallystick_common::price::Plan;
 use tallystick_common::time::Timestamp;
 
-use super::assignment::{NewAssignment, NodeNames};
+use super::account::CorrectionPolicy;
+use super::assignment::NodeNames;
 use super::subscription::plan_reference;
-use super::{Account, AccountId, Assignment, CatalogError, Subscription, quarter_hour};
+use super::{Account, AccountId, CatalogError, Subscription, quarter_hour};
 use crate::audit::{self, Note};
 use crate::store::again::{Passing, again};
 use crate::store::catalog::PlanVersion;
 use crate::store::nodes::{Node, NodeState};
 use crate::store::{self, Connection, Store, StoreError};
+
+mod assign;
+
+use assign::after_issued;
+pub use assign::{AssignmentChange, assign};
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +152,27 @@ pub async fn known_account(conn: &mut Connection, id: &str) -> Result<Account, C
     })?)
 }
 
+/// Says what becomes of corrections by which an account owes more.
+///
+/// # Errors
+/// When the account is unknown or the database fails.
+pub async fn set_correction_policy(
+    store: &Store,
+    account: &str,
+    policy: CorrectionPolicy,
+    actor: &str,
+    now: Timestamp,
+) -> Result<(), ChangeError> {
+    let mut tx = store.write().await?;
+    let account = known_account(&mut tx, account).await?;
+    if store::corrections::policy(&mut tx, &account.id).await? == policy {
+        return Ok(());
+    }
+    store::corrections::set_policy(&mut tx, &account.id, policy, actor, now).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    Ok(())
+}
+
 /// Every node as selectors see it.
 ///
 /// # Errors
@@ -159,38 +186,6 @@ pub async fn node_names(conn: &mut Connection) -> Result<Vec<NodeNames>, StoreEr
             name: node.name,
         })
         .collect())
-}
-
-/// Makes a rule.
-///
-/// # Errors
-/// When the account is unknown, or the rule gives something to a second account at one instant.
-pub async fn assign(
-    store: &Store,
-    new: &NewAssignment,
-    actor: &str,
-    now: Timestamp,
-) -> Result<Assignment, ChangeError> {
-    again!(assign_once(store, new, actor, now))
-}
-
-async fn assign_once(
-    store: &Store,
-    new: &NewAssignment,
-    actor: &str,
-    now: Timestamp,
-) -> Result<Assignment, ChangeError> {
-    let mut tx = store.write().await?;
-    known_account(&mut tx, new.account.as_str()).await?;
-    let rules = store::catalog::assignments(&mut tx).await?;
-    if let Some(same) = rules.same(new) {
-        return Ok(same.clone());
-    }
-    let nodes = node_names(&mut tx).await?;
-    rules.check(new, &nodes)?;
-    let made = store::catalog::insert_assignment(&mut tx, new, actor, now).await?;
-    tx.commit().await.map_err(StoreError::from)?;
-    Ok(made)
 }
 
 /// Reads a plan's TOML and checks it. `origin` names the text in errors.
@@ -323,7 +318,7 @@ async fn subscribe_once(
         plan: version.plan,
         plan_version: version.version,
         from,
-        created_at: now,
+        created_at: after_issued(&mut tx, now).await?,
     };
     let made = store::catalog::insert_subscription(&mut tx, &new, actor).await?;
     tx.commit().await.map_err(StoreError::from)?;

@@ -1,4 +1,4 @@
-//! `assign ACCOUNT …` and `assign list`.
+//! `assign ACCOUNT …`, `assign end ACCOUNT …` and `assign list`.
 
 use clap::{Args, Subcommand};
 use tallystick_common::time::Timestamp;
@@ -9,22 +9,25 @@ use crate::catalog::assignment::NewAssignment;
 use crate::catalog::change;
 use crate::{clock, store};
 
-const FIELDS: [&str; 5] = ["id", "account", "node", "workload", "from"];
+const FIELDS: [&str; 6] = ["id", "account", "node", "workload", "from", "ends"];
 
-/// Assign workloads of nodes to an account (`assign ACCOUNT …`), or list assignments
+/// Assign workloads of nodes to an account (`assign ACCOUNT …`), end that (`assign end ACCOUNT …`), or list
+/// assignments
 ///
-/// The latest effective assignment that matches wins.
+/// The latest effective assignment that matches wins. What is ended is nobody's until it is assigned again.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(super) struct Assign {
     #[command(subcommand)]
-    list: Option<AssignCommand>,
+    other: Option<AssignCommand>,
     #[command(flatten)]
     new: Option<AssignArgs>,
 }
 
 #[derive(Debug, Subcommand)]
 enum AssignCommand {
+    /// From an instant on, what is the account's of what these selectors match is nobody's.
+    End(AssignArgs),
     /// Every assignment, in the order of making.
     List {
         /// Only to this account.
@@ -46,21 +49,27 @@ struct AssignArgs {
     /// From when: a quarter-hour such as 2026-11-01T00:00:00Z, or now for the present one's beginning.
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
     from: Timestamp,
+    /// Say it also of a time that was invoiced, or in place of an assignment from the same instant. What was
+    /// issued stays as it is: `correction draft` shows what follows.
+    #[arg(long)]
+    correct: bool,
 }
 
 impl Assign {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
-        match (self.list, self.new) {
+        match (self.other, self.new) {
             (Some(AssignCommand::List { account }), _) => list(session, account).await,
-            (None, Some(new)) => assign(session, &new).await,
+            (Some(AssignCommand::End(new)), _) => assign(session, &new, true).await,
+            (None, Some(new)) => assign(session, &new, false).await,
             (None, None) => list(session, None).await,
         }
     }
 }
 
-async fn assign(session: &Session, new: &AssignArgs) -> anyhow::Result<()> {
+async fn assign(session: &Session, new: &AssignArgs, ends: bool) -> anyhow::Result<()> {
     let account = new.account.parse()?;
     let rule = NewAssignment::new(account, &new.node, &new.workload, new.from)?;
+    let rule = if ends { rule.ending() } else { rule }.correcting(new.correct);
     let made = change::assign(&session.store, &rule, &session.actor, clock::now()).await?;
     session.output.one(&made, &FIELDS)
 }

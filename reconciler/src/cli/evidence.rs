@@ -14,11 +14,12 @@ use crate::evidence::{Export, export};
 /// What a customer can check an invoice with, without access to this reconciler.
 #[derive(Debug, Subcommand)]
 pub(super) enum EvidenceCommand {
-    /// Write one file from which `tallystick-verify evidence` computes an invoice again. It shows the
+    /// Write one file from which `tallystick-verify evidence` computes an invoice, or a correction of one, again.
+    /// It shows the
     /// account's workloads and each node's `host`, and nothing of others.
     Export {
-        /// Such as TS-2026-000001.
-        #[arg(long, value_name = "NUMBER")]
+        /// Such as TS-2026-000001 or CN-2026-000001.
+        #[arg(long, value_name = "NUMBER", visible_alias = "correction")]
         invoice: String,
         /// The file; it must not exist.
         #[arg(long, value_name = "FILE")]

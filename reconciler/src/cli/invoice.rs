@@ -12,9 +12,10 @@ use crate::billing::draft::{Which, draft};
 use crate::billing::issue::{Issued, Order, issue};
 use crate::catalog::CatalogError;
 use crate::catalog::change::known_account;
+use crate::console::view::correction::{carried_told, kind_told, lines_told};
 use crate::{clock, store};
 
-mod statement;
+pub(super) mod statement;
 
 /// Drafts and issued invoices.
 #[derive(Debug, Subcommand)]
@@ -145,11 +146,27 @@ async fn show(session: &Session, number: &str) -> anyhow::Result<()> {
         "Invoice {} of {}, digest {}\n{text}",
         row.number, row.issued_at, row.digest
     ))?;
-    match document.accepted_gaps {
-        Some(gaps) => say(&format!(
+    if let Some(gaps) = &document.accepted_gaps {
+        say(&format!(
             "Closed with gaps by {}: {}\n",
             gaps.by, gaps.reason
-        )),
-        None => Ok(()),
+        ))?;
     }
+    for carried in &document.carried {
+        let lines = lines_told(&carried.lines);
+        say(&format!("\n{}\n{lines}", carried_told(carried)))?;
+    }
+    if let Some(due) = document.due {
+        say(&format!("Due {due}\n"))?;
+    }
+    let corrections = store::corrections::of_invoice(&mut tx, &row.number).await?;
+    for correction in corrections {
+        let issued = &correction.issued;
+        let kind = kind_told(correction.kind);
+        say(&format!(
+            "Corrected by {kind} {}: {}\n",
+            issued.number, issued.total
+        ))?;
+    }
+    Ok(())
 }

@@ -73,6 +73,47 @@ pub struct InvoiceView {
     pub lines: Vec<InvoiceLineView>,
     /// Outstanding nodes, gaps, and the rest that a reader must know.
     pub notes: Vec<String>,
+    /// What it corrects, carries, and is corrected by.
+    pub corrections: CorrectionsView,
+}
+
+/// What a document has to do with corrections.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CorrectionsView {
+    /// What the document is, unless it is an invoice.
+    pub kind: Option<String>,
+    /// The invoice that it corrects.
+    pub corrects: Option<String>,
+    /// What the document is over, where that is not the statement's total.
+    pub amount: Option<String>,
+    /// Why more or less is known.
+    pub reasons: Vec<String>,
+    /// What was said otherwise, by this document or by those that it carries.
+    pub changes: Vec<ChangeView>,
+    /// Documents that correct it.
+    pub by: Vec<CorrectedBy>,
+}
+
+/// A line that was said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeView {
+    /// What the customer reads.
+    pub title: String,
+    /// Now less then.
+    pub difference: String,
+    /// Then and now, in words; the line first, then its workloads.
+    pub said: Vec<String>,
+}
+
+/// A document that corrects an invoice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CorrectedBy {
+    /// Its number.
+    pub number: String,
+    /// What it is.
+    pub kind: String,
+    /// The difference, with its currency.
+    pub total: String,
 }
 
 /// A line of an invoice as its page shows it.

@@ -159,7 +159,7 @@ pub async fn invoice_for(
     row.as_ref().map(invoice_row).transpose()
 }
 
-fn invoice_row(row: &Row) -> Result<InvoiceRow, StoreError> {
+pub(super) fn invoice_row(row: &Row) -> Result<InvoiceRow, StoreError> {
     let currency: &str = row.try_get("currency")?;
     let currency =
         Currency::new(currency).map_err(|error| StoreError::damaged("invoices.currency", error))?;

@@ -10,7 +10,7 @@ use super::column::instant;
 use super::sql::{self, Row};
 use super::{Connection, StoreError};
 use crate::audit::{self, Note};
-use crate::catalog::assignment::NewAssignment;
+use crate::catalog::change::AssignmentChange;
 use crate::catalog::{Account, AccountId, Assignment, Assignments, Pattern, Subscription};
 
 /// One applied version of a plan.
@@ -112,19 +112,24 @@ fn account_id(row: &Row, column: &str) -> Result<AccountId, StoreError> {
 /// When the database fails.
 pub async fn insert_assignment(
     conn: &mut Connection,
-    new: &NewAssignment,
-    actor: &str,
-    now: Timestamp,
+    change: &AssignmentChange<'_>,
 ) -> Result<Assignment, StoreError> {
+    let AssignmentChange {
+        new,
+        actor,
+        at: now,
+        ..
+    } = *change;
     let id: i64 = sql::query_scalar(
-        "INSERT INTO assignments (id, account, node_selector, workload_selector, from_at, created_at) \
-         SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3, $4, $5 FROM assignments WHERE TRUE RETURNING id",
+        "INSERT INTO assignments (id, account, node_selector, workload_selector, from_at, created_at, ends) \
+         SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3, $4, $5, $6 FROM assignments WHERE TRUE RETURNING id",
     )
     .bind(new.account.as_str())
     .bind(new.node.as_str())
     .bind(new.workload.as_str())
     .bind(new.from.as_i64())
     .bind(now.as_i64())
+    .bind(i64::from(new.ends))
     .fetch_one(&mut *conn)
     .await?;
     let made = Assignment {
@@ -133,18 +138,32 @@ pub async fn insert_assignment(
         node: new.node.clone(),
         workload: new.workload.clone(),
         from: new.from,
+        ends: new.ends,
         created_at: now,
     };
     let subject = made.account.to_string();
     let note = Note {
         at: now,
         actor,
-        action: "assignment.create",
+        action: match new.ends {
+            true => "assignment.end",
+            false => "assignment.create",
+        },
         subject: &subject,
-        detail: json!(made),
+        detail: told(&made, change),
     };
     audit::append(conn, &note).await?;
     Ok(made)
+}
+
+/// The rule; where it corrects what was said before, with what was.
+fn told(made: &Assignment, change: &AssignmentChange<'_>) -> serde_json::Value {
+    let mut detail = json!(made);
+    if change.new.corrects {
+        detail["before"] = json!(change.before);
+        detail["invoices"] = json!(change.invoices);
+    }
+    detail
 }
 
 /// Every rule.
@@ -159,6 +178,14 @@ pub async fn assignments(conn: &mut Connection) -> Result<Assignments, StoreErro
     Ok(Assignments::new(rules?))
 }
 
+fn flag(row: &Row, column: &str, what: &'static str) -> Result<bool, StoreError> {
+    match row.try_get::<i64, _>(column)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(StoreError::damaged(what, other)),
+    }
+}
+
 fn assignment_row(row: &Row) -> Result<Assignment, StoreError> {
     let pattern = |column: &str| -> Result<Pattern, StoreError> {
         let text: String = row.try_get(column)?;
@@ -170,6 +197,7 @@ fn assignment_row(row: &Row) -> Result<Assignment, StoreError> {
         node: pattern("node_selector")?,
         workload: pattern("workload_selector")?,
         from: instant(row, "from_at", "assignments.from_at")?,
+        ends: flag(row, "ends", "assignments.ends")?,
         created_at: instant(row, "created_at", "assignments.created_at")?,
     })
 }

@@ -44,6 +44,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "accounting",
         include_str!("../../migrations/0006_accounting.sql"),
     ),
+    (
+        7,
+        "corrections",
+        include_str!("../../migrations/0007_corrections.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.

@@ -848,7 +848,7 @@ fn agrees(verdict: &Verdict, fate: Fate) -> bool {
         Verdict::Duplicate => fate == Fate::Known,
         Verdict::Ahead { .. } => fate == Fate::Early,
         Verdict::Fork { .. } => fate == Fate::Forked,
-        Verdict::Refused(_) => fate == Fate::Refused,
+        Verdict::Refused(_) | Verdict::Held => fate == Fate::Refused,
     }
 }
 

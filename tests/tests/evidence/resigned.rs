@@ -1,15 +1,16 @@
 //! What somebody could change who has the reconciler's keys, but not the nodes': everything is signed anew,
 //! and what was metered still says otherwise.
 
-use tallystick_common::audit::{AuditCheckpoint, Checkpoint};
 use tallystick_common::evidence::{Evidence, ShownSegment, StreamPart};
 use tallystick_common::ids::{NodeId, Seq};
-use tallystick_common::invoice::{InvoiceDocument, IssuedInvoice, digest};
+use tallystick_common::invoice::InvoiceDocument;
 use tallystick_common::keys::{EnrolmentRecord, SecretKey, Signed};
 use tallystick_common::money::Money;
 use tallystick_common::receipt::Receipt;
 use tallystick_common::time::Micros;
 use tallystick_common::verify::evidence::{Difference, Report, Step};
+
+use tallystick_tests::evidence::forge;
 
 use super::{October, checked, opened, trust};
 
@@ -40,48 +41,11 @@ impl Forger {
         &mut self.evidence.nodes[0].streams[place]
     }
 
-    /// Digests, word, receipts and log follow what was changed.
+    /// Digests, word and log follow what was changed.
     fn sign(&mut self) -> Vec<u8> {
-        let terms = &self.evidence.terms;
-        let digests = &mut self.document.digests;
-        digests.account = digest(&terms.account);
-        digests.subscriptions = digest(&terms.subscriptions);
-        digests.assignments = digest(&terms.assignments);
-        digests.statement = self.document.statement.digest();
-        let bytes = self.document.to_json().into_bytes();
-        let word = IssuedInvoice {
-            number: self.document.number.clone(),
-            digest: digest(&bytes),
-            at: self.document.issued_at,
-        };
-        self.evidence.invoice.word = Signed::new(&word, self.key());
-        self.evidence.invoice.document = bytes;
-        self.log();
+        let (evidence, document) = (&mut self.evidence, &mut self.document);
+        forge::sign(&self.october.office, evidence, document);
         self.evidence.encode()
-    }
-
-    fn log(&mut self) {
-        let found = digest(&self.evidence.invoice.document);
-        let audit = &mut self.evidence.audit;
-        let mut detail: serde_json::Value = serde_json::from_str(&audit.entry.detail).unwrap();
-        detail["digest"] = found.to_string().into();
-        audit.entry.detail = detail.to_string();
-        let before = Checkpoint {
-            entries: audit.seq - 1,
-            head: audit.previous,
-        };
-        let begin = before.then(&audit.entry.hash());
-        let checkpoint = audit
-            .after
-            .iter()
-            .fold(begin, |at, content| at.then(content));
-        let statement = AuditCheckpoint {
-            checkpoint,
-            epoch: self.october.office.store.epoch(),
-            at: self.document.issued_at,
-        };
-        self.evidence.audit.head =
-            Signed::new(&statement, self.october.office.authority.receipt_key());
     }
 
     fn found(&mut self) -> Difference {

@@ -45,7 +45,11 @@ pub(super) fn check(
     let digest = digest(&evidence.invoice.document).to_string();
     let detail: serde_json::Value = serde_json::from_str(&entry.detail)
         .map_err(|_| differs("what the entry says of the invoice cannot be read"))?;
-    let same = entry.action == "invoice.issue"
+    let action = match document.correction {
+        None => "invoice.issue",
+        Some(_) => "correction.issue",
+    };
+    let same = entry.action == action
         && entry.subject == document.number
         && entry.at == document.issued_at
         && detail["digest"].as_str() == Some(digest.as_str());

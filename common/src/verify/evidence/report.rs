@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Step;
 use super::audit::Log;
+use super::correction::NamedDocuments;
 use super::node::Node;
 use super::stream::Stream;
 use super::tally::Told;
@@ -41,6 +42,12 @@ pub struct Report {
     pub lines: Vec<LineReport>,
     /// Their sum.
     pub total: Money,
+    /// What the document is over: the total; of a correction what it differs by from what was said before
+    /// (negative on a credit note); with what an invoice carries.
+    pub amount: Money,
+    /// The invoice that it corrects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrects: Option<String>,
     /// What it is worth.
     pub standing: Standing,
 }
@@ -136,6 +143,7 @@ pub(super) struct Found<'a> {
     pub(super) statement: Statement,
     pub(super) nodes: &'a [Node],
     pub(super) used: &'a Used,
+    pub(super) named: NamedDocuments,
     pub(super) log: Log,
     pub(super) told: Option<Told>,
     pub(super) standing: Standing,
@@ -155,6 +163,10 @@ pub(super) fn build(found: Found<'_>) -> Report {
     } = found;
     Report {
         digest: digest(document.to_json().as_bytes()),
+        amount: document.amount(),
+        corrects: document
+            .correction
+            .map(|correction| correction.invoice.number),
         number: document.number,
         issued_at: document.issued_at,
         account: (statement.account.id, statement.account.name),
@@ -306,6 +318,8 @@ fn checks(found: &Found<'_>) -> Vec<Check> {
             ),
         ),
     ];
+    let corrected = found.named.told();
+    let corrected = corrected.map(|said| (Step::Correction, said));
     let tally = found.told.map(|told| {
         let said = format!(
             "{} readings and {} receipts agree",
@@ -313,8 +327,9 @@ fn checks(found: &Found<'_>) -> Vec<Check> {
         );
         (Step::Tally, said)
     });
+    let mut said: Vec<_> = said.into_iter().chain(corrected).chain(tally).collect();
+    said.sort_by_key(|(step, _)| *step);
     said.into_iter()
-        .chain(tally)
         .map(|(step, said)| Check { step, said })
         .collect()
 }
@@ -322,7 +337,14 @@ fn checks(found: &Found<'_>) -> Vec<Check> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (id, name) = &self.account;
-        writeln!(f, "Invoice {} of {}", self.number, self.issued_at)?;
+        match &self.corrects {
+            None => writeln!(f, "Invoice {} of {}", self.number, self.issued_at)?,
+            Some(invoice) => writeln!(
+                f,
+                "Correction {} of invoice {invoice}, {}",
+                self.number, self.issued_at
+            )?,
+        }
         writeln!(f, "{name} ({id}), {}\n", self.period)?;
         for check in &self.checks {
             writeln!(f, "ok  {:<12} {}", check.step.to_string(), check.said)?;
@@ -338,6 +360,10 @@ impl fmt::Display for Report {
             "\nTotal {}: the evidence gives what the invoice says",
             self.total
         )?;
+        if self.amount != self.total {
+            let amount = self.amount;
+            writeln!(f, "Amount of the document {amount}: by those that it names")?;
+        }
         write!(f, "{}", self.standing)
     }
 }

@@ -44,12 +44,13 @@ struct Subscription {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Assignment {
-    #[serde(rename = "id")]
-    _id: i64,
+    id: i64,
     account: String,
     node: Pattern,
     workload: Pattern,
     from: Timestamp,
+    #[serde(default)]
+    ends: bool,
     #[serde(rename = "created_at")]
     _created_at: Timestamp,
 }
@@ -241,7 +242,12 @@ impl Terms {
                 && node
                 && selects_workload(&rule.workload, held.workload.as_str())
         };
-        let unassigned = |held: &&Held| !self.rules.iter().any(|rule| selects(rule, held));
+        // Of the account's own rules the latest decides; one that ends gives nothing.
+        let latest = |held: &Held| {
+            let selecting = self.rules.iter().filter(|rule| selects(rule, held));
+            selecting.max_by_key(|rule| (rule.from, rule.id))
+        };
+        let unassigned = |held: &&Held| latest(held).is_none_or(|rule| rule.ends);
         match self.of(node).find(unassigned) {
             None => Ok(()),
             Some(held) => {

@@ -5,7 +5,7 @@ use tallystick_common::statement::{Line, Statement, Unpriced, UnpricedReason};
 use crate::console::view::{discrepancy, note};
 
 /// The statement as text.
-pub(super) fn told(statement: &Statement) -> String {
+pub(in crate::cli) fn told(statement: &Statement) -> String {
     let titles: Vec<String> = statement.lines.iter().map(title).collect();
     let amounts: Vec<String> = statement
         .lines

@@ -184,6 +184,19 @@ fn an_invoice_shows_each_step() {
             steps: vec!["0.5 × 3.60 = 1.8".to_owned()],
         }],
         notes: vec!["edge-2 is outstanding".to_owned()],
+        corrections: CorrectionsView {
+            by: vec![CorrectedBy {
+                number: "CN-2026-000001".to_owned(),
+                kind: "credit note".to_owned(),
+                total: "-0.30 EUR".to_owned(),
+            }],
+            changes: vec![ChangeView {
+                title: "Memory".to_owned(),
+                difference: "-0.30".to_owned(),
+                said: vec!["5 were 0.30 EUR".to_owned()],
+            }],
+            ..CorrectionsView::default()
+        },
     };
     let page = invoice_page(&view).unwrap();
     for part in [
@@ -191,6 +204,8 @@ fn an_invoice_shows_each_step() {
         "0.5 × 3.60 = 1.8",
         "edge-2 is outstanding",
         "1800000000 µs",
+        "<a href=\"/invoices/CN-2026-000001\">CN-2026-000001</a>",
+        "5 were 0.30 EUR",
     ] {
         assert!(page.contains(part), "{part}");
     }
