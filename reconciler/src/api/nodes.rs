@@ -94,9 +94,9 @@ pub struct SegmentView {
     pub received_at: String,
     /// `counted` or `quarantined`.
     pub verdict: String,
-    /// Why it is quarantined, as a word.
+    /// Why it is quarantined, or was until a person let it count, as a word.
     pub doubt: Option<String>,
-    /// Why it is quarantined, in words.
+    /// The same in words.
     pub doubt_detail: Option<String>,
     /// How many intervals it holds.
     pub intervals: u64,

@@ -490,6 +490,44 @@ async fn an_issued_invoice_stays_and_its_cut_names_the_decisions() {
     }
 }
 
+/// A person decides back and forth while two processes admit and roll up: nothing is lost, and nothing counts twice.
+#[tokio::test]
+async fn decisions_beside_admission_and_rollups_come_to_the_same() {
+    for engine in ENGINES {
+        let (home, store) = store(engine).await;
+        let elsewhere = Store::open(&home.location).await.unwrap();
+        let mut agent = Agent::new(1, 2).enrolled(&store).await;
+        let (here, there) = (
+            committing(&store, || at(100_000)),
+            committing(&elsewhere, || at(100_000)),
+        );
+        let holed = with_hole(&agent, 60, 1_000_000);
+        quarantined(&here, agent.seal(&holed), "hole").await;
+        let deciding = {
+            let (store, of) = (elsewhere.clone(), agent.beside(2, 0));
+            tokio::spawn(async move {
+                for round in 0..7 {
+                    let judgement = [Judgement::Accept, Judgement::Reject][round % 2];
+                    let person = Person::at(&store, 100_000);
+                    let decided = person.decides(&of, (0, 0), judgement).await.unwrap();
+                    assert_eq!(decided.changed, 1);
+                }
+            })
+        };
+        for number in 0..30 {
+            let to = [&here, &there][number / 10 % 2];
+            accepted(to, agent.next(60, 1)).await;
+            if number % 3 == 0 {
+                rollup::catch_up(&store).await.unwrap();
+            }
+        }
+        deciding.await.unwrap();
+        assert_eq!(cpu(&store).await, 1_000_030);
+        rollup::catch_up(&store).await.unwrap();
+        assert_eq!(cpu(&store).await, 1_000_030);
+    }
+}
+
 mod branches;
 
 /// SplitMix64.

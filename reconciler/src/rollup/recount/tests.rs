@@ -224,3 +224,50 @@ async fn what_is_rolled_up_meanwhile_counts_once() {
         assert_eq!(sum, 1100);
     }
 }
+
+/// Between counting and putting right a person lets a segment count: what was counted before is not put.
+#[tokio::test]
+async fn what_is_decided_meanwhile_is_counted_from_the_beginning() {
+    use crate::decision::{Judgement, Order, decide};
+    use tallystick_common::keys::SecretKey;
+    for engine in ENGINES {
+        let (_home, store) = testing::store(engine).await;
+        let commit = committing(&store, || at(10_000));
+        let mut agent = Agent::new(1, 1).enrolled(&store).await;
+        send(&commit, agent.next(60, 500)).await;
+        let mut holed = agent.draft(60, 7);
+        let host = holed.part(0);
+        host.intervals = crate::ingest::testing::exact(at(60), at(90), 1);
+        host.closed = Some(CloseReason::Reboot);
+        let verdict = send(&commit, agent.seal(&holed)).await;
+        assert!(matches!(verdict, Verdict::Quarantined(_)), "{verdict:?}");
+        catch_up(&store).await.unwrap();
+        let mut recount = Recount::new(Scope::Hour(at(0).as_micros() / HOUR_US));
+        {
+            let mut tx = store.read().await.unwrap();
+            let (_, differing) = recount.compare(&mut tx, false).await.unwrap();
+            assert_eq!(differing, []);
+        }
+        let order = Order {
+            node: "node-1",
+            stream: agent.stream,
+            reason: "looked at it",
+            actor: "cli:anna",
+            signer: &SecretKey::from_seed(&[7; 32]),
+        };
+        let range = (Seq(1), Seq(1));
+        let decided = decide(&store, &order, range, Judgement::Accept, at(20_000)).await;
+        assert_eq!(decided.unwrap().changed, 1);
+        let put = again!(put(&store, &mut recount)).unwrap();
+        assert_eq!((put.differing, put.first), (0, None));
+        assert_eq!(check(&store).await.unwrap().differing, 0);
+        let mut tx = store.read().await.unwrap();
+        let query = "SELECT CAST(SUM(quantity0) AS BIGINT) FROM rollups WHERE meter = $1";
+        let sum: i64 = sql::query_scalar(query)
+            .bind(i64::from(Meter::CPU_TIME.code()))
+            .fetch_one(&mut tx)
+            .await
+            .unwrap();
+        assert_eq!(sum, 507);
+    }
+}
