@@ -150,7 +150,7 @@ async fn late_usage_is_corrected_to_what_the_bill_would_have_been() {
             "correction invoice of TS-2026-000001\n",
             "because node-1 sent segments 1 to 1 of stream",
             "CPU time  1.21 EUR\n    360000000000 µs were 1.20 EUR, 723600000007 µs are 2.41 EUR\n",
-            "cgroup/web on node-1: 360000000000 before, 723600000007 now (before register 1 0 at",
+            "cgroup/web on node-1: 360000000000 before, 723600000007 now; before by register 1: 0 at",
             "Difference  1.21 EUR\n",
         ] {
             assert!(text.contains(said), "{said:?} in\n{text}");

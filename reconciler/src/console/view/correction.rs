@@ -69,9 +69,10 @@ pub(crate) fn line_title(line: &CorrectionLine) -> String {
 
 /// What was said and what is known, of the whole line.
 pub(crate) fn line_told(line: &CorrectionLine) -> String {
+    let unit = line.base_unit;
     format!(
-        "{} {} were {}, {} are {}",
-        line.quantity_then, line.base_unit, line.amount_then, line.quantity_now, line.amount_now
+        "{} {unit} were {}, {} {unit} are {}",
+        line.quantity_then, line.amount_then, line.quantity_now, line.amount_now
     )
 }
 
@@ -80,11 +81,11 @@ pub(crate) fn detail_told(detail: &DetailChange) -> String {
     let registers = |spans: &[tallystick_common::statement::RegisterSpan]| {
         let of = spans.iter().map(|span| {
             format!(
-                "register {} {} at {}, {} at {}",
+                "register {}: {} at {}, {} at {}",
                 span.register, span.opening, span.from, span.closing, span.to
             )
         });
-        of.collect::<Vec<_>>().join("; ")
+        of.collect::<Vec<_>>().join(", ")
     };
     let mut text = format!(
         "{} on {}: {} before, {} now",
@@ -95,7 +96,7 @@ pub(crate) fn detail_told(detail: &DetailChange) -> String {
         ("now", &detail.registers_now),
     ] {
         if !spans.is_empty() {
-            text.push_str(&format!(" ({when} {})", registers(spans)));
+            text.push_str(&format!("; {when} by {}", registers(spans)));
         }
     }
     text
