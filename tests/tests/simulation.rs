@@ -16,7 +16,7 @@ const ON_DISK_EVERY: u64 = 20;
 
 fn sequence(seed: u64, number: u64) -> Sequence {
     let mut draw = Draw::of(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-    Sequence::drawn(&mut draw, number % ON_DISK_EVERY == 0)
+    Sequence::drawn(&mut draw, number.is_multiple_of(ON_DISK_EVERY))
 }
 
 /// What many sequences came to.

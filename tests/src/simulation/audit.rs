@@ -57,6 +57,15 @@ impl World {
             for quarter in span.0..span.1 {
                 self.check_usage(quarter, quarter + 1).await?;
             }
+            let again = rollup::check(&self.reconciler.store)
+                .await
+                .map_err(unexpected)?;
+            if again.differing > 0 {
+                return violated(
+                    "I1",
+                    format!("rollups counted again differ: {:?}", again.first),
+                );
+            }
         } else {
             let cut = span.0 + self.audits * 5 % (span.1 - span.0);
             self.check_usage(span.0, cut).await?;

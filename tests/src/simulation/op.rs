@@ -300,7 +300,10 @@ fn whole_way(draw: &mut Draw, agent: u8, ops: &mut Vec<Op>) {
             count,
             crash: crash(draw, 12),
         },
-        Op::Receive { agent, crash: None },
+        Op::Receive {
+            agent,
+            crash: crash(draw, 8),
+        },
     ]);
 }
 
