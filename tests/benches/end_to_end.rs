@@ -92,7 +92,7 @@ async fn backlog(nodes: usize, segments: usize) -> anyhow::Result<()> {
 
     let direct = folder.path().join("direct");
     std::fs::create_dir(&direct)?;
-    let run = intake::run(&direct, &fleet, WINDOW).await?;
+    let run = intake::run(intake::sqlite(&direct).await?, &fleet, WINDOW).await?;
     let rows = bare::stored(&direct).await?;
     let ceiling = bare::insert(&direct, &rows, bare::GROUP)
         .await?

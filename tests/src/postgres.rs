@@ -13,7 +13,9 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 
 /// The folder that the server's socket is in, and the lock that keeps the server.
-static SERVER: OnceLock<(PathBuf, File)> = OnceLock::new();
+type Server = (PathBuf, File);
+static SERVER: OnceLock<Server> = OnceLock::new();
+static DURABLE: OnceLock<Server> = OnceLock::new();
 /// Databases that this process made.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -28,31 +30,42 @@ fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("tallystick-postgres-{sum:x}"))
 }
 
-fn server() -> &'static Path {
-    let (folder, _) = SERVER.get_or_init(|| {
-        let folder = folder();
-        let users = File::create(folder.with_extension("users")).expect("a file for the lock");
-        users.lock_shared().expect("a shared lock");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/postgres/serve");
-        let done = Command::new(script).arg(&folder).output();
-        let done = done.expect("tests/postgres/serve can be run");
-        let told = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "no PostgreSQL server: {told}");
-        (folder, users)
-    });
-    folder
+fn serve(folder: PathBuf, mode: Option<&str>) -> Server {
+    let users = File::create(folder.with_extension("users")).expect("a file for the lock");
+    users.lock_shared().expect("a shared lock");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/postgres/serve");
+    let done = Command::new(script).arg(&folder).args(mode).output();
+    let done = done.expect("tests/postgres/serve can be run");
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "no PostgreSQL server: {told}");
+    (folder, users)
 }
 
-fn options(database: &str) -> PgConnectOptions {
+fn server() -> &'static Path {
+    &SERVER.get_or_init(|| serve(folder(), None)).0
+}
+
+/// The folder of the socket of a server that syncs what it commits, beside this program and on its disk: for
+/// benchmarks.
+#[must_use]
+pub fn durable() -> &'static Path {
+    let beside = || {
+        let own = std::env::current_exe().expect("a running program has an executable");
+        own.with_extension("postgres")
+    };
+    &DURABLE.get_or_init(|| serve(beside(), Some("durable"))).0
+}
+
+fn options(folder: &Path, database: &str) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()
-        .socket(server())
+        .socket(folder)
         .username("tallystick")
         .database(database)
 }
 
 /// A connection to a database of the server.
 pub async fn connect(database: &str) -> PgConnection {
-    let connected = PgConnection::connect_with(&options(database)).await;
+    let connected = PgConnection::connect_with(&options(server(), database)).await;
     connected.expect("the server answers")
 }
 
@@ -67,6 +80,21 @@ async fn run(connection: &mut PgConnection, statement: String) {
 pub fn url(database: &str) -> String {
     let folder = server().display();
     format!("postgres:///{database}?host={folder}&user=tallystick")
+}
+
+/// A new, empty database of the server that syncs: its URL, and how to connect to it.
+pub async fn durable_database(name: &str) -> (String, PgConnectOptions) {
+    let folder = durable();
+    let connected = PgConnection::connect_with(&options(folder, "postgres")).await;
+    let mut server = connected.expect("the server answers");
+    for statement in ["DROP DATABASE IF EXISTS", "CREATE DATABASE"] {
+        run(&mut server, format!("{statement} {name}")).await;
+    }
+    let url = format!(
+        "postgres:///{name}?host={}&user=tallystick",
+        folder.display()
+    );
+    (url, options(folder, name))
 }
 
 /// A new database that is a copy of `template` (`template0`: empty): its name.

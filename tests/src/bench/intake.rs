@@ -13,7 +13,7 @@ use tallystick_reconciler::ingest::admit::Verdict;
 use tallystick_reconciler::ingest::commit;
 use tallystick_reconciler::ingest::intake::Intake;
 use tallystick_reconciler::rollup;
-use tallystick_reconciler::store::{Store, inspect};
+use tallystick_reconciler::store::{Store, StoreError, inspect};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -33,14 +33,20 @@ pub struct Run {
     pub waits: Vec<Duration>,
 }
 
-/// Lets every node of `fleet` hand over its segments, `window` of them at a time, into a new store in
-/// `folder`; checks the totals in the end.
+/// A new store in a file of `folder`.
+///
+/// # Errors
+/// When it cannot be made.
+pub async fn sqlite(folder: &Path) -> Result<Store, StoreError> {
+    Store::create(&folder.join(Store::FILE_NAME), StoreEpoch([7; 16]), now()).await
+}
+
+/// Lets every node of `fleet` hand over its segments, `window` of them at a time, into `store`, which is new;
+/// checks the totals in the end.
 ///
 /// # Errors
 /// When something fails or a segment is not accepted.
-pub async fn run(folder: &Path, fleet: &Arc<Fleet>, window: usize) -> anyhow::Result<Run> {
-    let path = folder.join(Store::FILE_NAME);
-    let store = Store::create(&path, StoreEpoch([7; 16]), now()).await?;
+pub async fn run(store: Store, fleet: &Arc<Fleet>, window: usize) -> anyhow::Result<Run> {
     fleet.enrol(&store).await?;
     let committed = Arc::new(Notify::new());
     let (handle, committer) = commit::channel(store.clone(), now, Arc::clone(&committed));
