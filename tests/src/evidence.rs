@@ -4,6 +4,7 @@
 //! `story` seals what a month may bring; this module brings it into a store, issues and exports.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
@@ -28,6 +29,9 @@ use tallystick_reconciler::store::billing::InvoiceRow;
 use tallystick_reconciler::store::corrections::CorrectionRow;
 use tallystick_reconciler::store::enrolment::{self, NewNode};
 use tallystick_reconciler::store::{Connection, Store, nodes};
+
+use crate::process::binary;
+use crate::sides::FAILPOINT;
 
 pub mod forge;
 pub mod story;
@@ -120,6 +124,15 @@ impl Office {
             authority,
             store,
         })
+    }
+
+    /// A command of the reconciler's own program on this store.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("tallystick-reconciler"));
+        command.arg("--data").arg(self.folder.path());
+        command.args(arguments).env_remove(FAILPOINT);
+        command
     }
 
     /// With what is whose in October: one workload changes hands in the middle of the month.

@@ -1,6 +1,8 @@
 //! Periods that were issued and are known otherwise later: what all their documents add up to, and evidence of
 //! them.
 
+use std::os::unix::process::ExitStatusExt as _;
+
 use tallystick_common::correction::CorrectionKind;
 use tallystick_common::evidence::Evidence;
 use tallystick_common::invoice::InvoiceDocument;
@@ -12,6 +14,7 @@ use tallystick_reconciler::store::billing::InvoiceRow;
 use tallystick_tests::draw::Draw;
 use tallystick_tests::evidence::story::{self, Teller};
 use tallystick_tests::evidence::{October, Office, at, forge};
+use tallystick_tests::sides::FAILPOINT;
 
 fn checked(file: &[u8]) -> Result<Report, Difference> {
     verify(file, &[], None)
@@ -194,6 +197,43 @@ async fn documents_that_are_named_and_not_there_or_others_are_found() {
     let mut more = Evidence::decode(&office.export(&invoice.number, false).await.unwrap()).unwrap();
     more.named.push(invoice.document.into_bytes());
     assert_eq!(checked(&more.encode()).unwrap_err().step, Step::Correction);
+}
+
+#[tokio::test]
+async fn killed_with_a_number_in_hand_it_gives_the_same_number_again() {
+    let (office, teller, late) = at_sea(30).await;
+    office.issue_of("acme", Some("at sea")).await.unwrap();
+    office
+        .admit(teller.node, teller.enrolled, late)
+        .await
+        .unwrap();
+    let order = [
+        "--json",
+        "correction",
+        "issue",
+        "acme",
+        "--period",
+        "2026-10",
+    ];
+    for _ in 0..3 {
+        let mut command = office.command(&order);
+        command.env(FAILPOINT, "reconciler.correction.numbered");
+        let killed = command.output().unwrap();
+        let said = String::from_utf8_lossy(&killed.stderr);
+        assert_eq!(killed.status.signal(), Some(9), "{said}");
+        assert!(said.contains("failpoint reconciler.correction.numbered"));
+    }
+    let mut given = Vec::new();
+    for _ in 0..2 {
+        let done = office.command(&order).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{said}");
+        given.push(String::from_utf8(done.stdout).unwrap());
+    }
+    assert!(given[0].contains("-000001\""), "I10: {}", given[0]);
+    let mut tx = office.store.read().await.unwrap();
+    let all = tallystick_reconciler::store::corrections::all(&mut tx, None).await;
+    assert_eq!(all.unwrap().len(), 1, "{given:?}");
 }
 
 /// Evidence of a document, changed, and signed again by the reconciler's keys.
