@@ -17,8 +17,10 @@ use tallystick_common::failpoint;
 
 mod agent;
 mod audit;
+mod correction;
 mod finding;
 mod ground;
+mod hearing;
 mod link;
 mod machine;
 pub mod model;
@@ -37,7 +39,7 @@ pub use world::Seen;
 use world::World;
 
 /// What a simulation of many sequences has to see, or it has not been where it should.
-pub const EVENTS: [&str; 23] = [
+pub const EVENTS: [&str; 35] = [
     "counted",
     "counted, the last one",
     "quarantined, spoiled",
@@ -61,6 +63,18 @@ pub const EVENTS: [&str; 23] = [
     "issued by proof",
     "issued with gaps",
     "an invoice over something",
+    "assigned",
+    "reassigned",
+    "corrected",
+    "credited",
+    "reconciler died correcting",
+    "held",
+    "accepted",
+    "not accepted",
+    "rejected",
+    "kept what was admitted",
+    "kept the other branch",
+    "revoked",
 ];
 
 /// How a simulation looks at the product.
@@ -133,6 +147,7 @@ async fn all(world: &mut World, sequence: &Sequence) -> Result<(), Finding> {
             crash,
         };
         world.apply(issue).await?;
+        world.apply(Op::Correct { account, crash }).await?;
     }
     world.audit(true).await
 }

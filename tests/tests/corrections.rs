@@ -10,6 +10,7 @@ use tallystick_common::money::Money;
 use tallystick_common::verify::evidence::{Difference, Report, Step, verify};
 use tallystick_reconciler::catalog::account::CorrectionPolicy;
 use tallystick_reconciler::catalog::change;
+use tallystick_reconciler::decision::{Order, revoke};
 use tallystick_reconciler::store::billing::InvoiceRow;
 use tallystick_tests::draw::Draw;
 use tallystick_tests::evidence::story::{self, Teller};
@@ -86,6 +87,45 @@ async fn what_a_node_at_sea_sends_late_makes_the_bill_that_it_would_have_been() 
         (report.total, report.amount),
         (invoice.total, invoice.total)
     );
+}
+
+#[tokio::test]
+async fn what_is_decided_after_an_invoice_leaves_its_evidence_as_it_was() {
+    let october = October::new().await.unwrap();
+    let office = &october.office;
+    let before = checked(&october.file).unwrap();
+    let node = october.teller.node.to_string();
+    let decided_at = at("2026-11-01T12:00:00Z");
+    // The last days of each stream, one after the other; with the first goes the segment that was in doubt.
+    for (place, name) in [
+        (20, "the first stream"),
+        (october.sealed.len() - 9, "the other"),
+    ] {
+        let lost = october.sealed[place].header();
+        let order = Order {
+            node: &node,
+            stream: lost.stream,
+            reason: "the key was copied",
+            actor: "test",
+            signer: office.authority.receipt_key(),
+        };
+        let revoked = revoke(&office.store, &order, lost.seq, false, decided_at).await;
+        let revoked = revoked.unwrap();
+        assert!(revoked.changed > 3, "{name}: {revoked:?}");
+        let invoices = revoked.touched.iter().map(|touched| &touched.invoice);
+        assert!(invoices.flatten().any(|number| *number == october.number));
+        for full in [false, true] {
+            let file = office.export(&october.number, full).await.unwrap();
+            let after = checked(&file).unwrap();
+            assert_eq!((after.total, after.amount), (before.total, before.amount));
+        }
+        let credit = office.correct("acme").await.unwrap().unwrap();
+        assert_eq!(credit.kind, CorrectionKind::CreditNote);
+        let file = office.export(&credit.issued.number, false).await.unwrap();
+        assert_eq!(checked(&file).unwrap().amount, credit.issued.total);
+        let file = office.export(&october.number, false).await.unwrap();
+        assert_eq!(checked(&file).unwrap().amount, before.amount);
+    }
 }
 
 /// October as it was issued, with a rival that pays too.

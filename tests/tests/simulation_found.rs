@@ -65,3 +65,65 @@ fn a_folder_older_than_its_first_sample_leaves_a_hole_that_closes_no_month() {
     ];
     replay(false, &ops);
 }
+
+/// Rejected in between, what was revoked is revoked once more: the store had that revocation already.
+#[test]
+#[rustfmt::skip]
+fn a_key_is_revoked_twice_from_one_place() {
+    let ops = [
+        Run { steps: 6, load: 96 },
+        Seal { agent: 3, crash: None },
+        Connect { agent: 3 },
+        Send { agent: 3, count: 1 },
+        Deliver { agent: 3, count: 1, crash: None },
+        Revoke { pick: 5, seq: 1 },
+        Judge { pick: 0, more: 0, accept: false },
+        Revoke { pick: 3, seq: 2 },
+    ];
+    replay(false, &ops);
+}
+
+/// Another fork of a stream that was over, resolved for what is held, let it go on.
+#[test]
+#[rustfmt::skip]
+fn a_stream_whose_other_branch_was_kept_stays_over() {
+    let ops = [
+        Run { steps: 2, load: 9 },
+        Seal { agent: 0, crash: None },
+        Clone { agent: 0 },
+        Clone { agent: 0 },
+        Start { agent: 2 },
+        Start { agent: 3 },
+        Run { steps: 2, load: 33 },
+        Seal { agent: 0, crash: None },
+        Seal { agent: 2, crash: None },
+        Run { steps: 1, load: 44 },
+        Seal { agent: 3, crash: None },
+        Seal { agent: 0, crash: None },
+        Replay { pick: 0 },
+        Replay { pick: 1 },
+        Replay { pick: 2 },
+        Resolve { pick: 0, keep_other: true },
+        Replay { pick: 3 },
+        Resolve { pick: 0, keep_other: false },
+        Replay { pick: 4 },
+    ];
+    replay(false, &ops);
+}
+
+/// A rule that was made before and half of which another took is none that says the same.
+#[test]
+#[rustfmt::skip]
+fn what_is_given_back_is_given_back_whole() {
+    let ops = [
+        Reassign { account: 0, workload: 2, quarter: 0 },
+        Reassign { account: 1, workload: 0, quarter: 0 },
+        Reassign { account: 0, workload: 1, quarter: 0 },
+        Reassign { account: 0, workload: 2, quarter: 0 },
+        Run { steps: 6, load: 90 },
+        Seal { agent: 0, crash: None },
+        Replay { pick: 0 },
+        Audit,
+    ];
+    replay(false, &ops);
+}

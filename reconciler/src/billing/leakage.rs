@@ -2,9 +2,12 @@
 //!
 //! *Received* is read from sealed segments: what registers rose by, at the bounds of each hour. *Counted* (billed
 //! and unbilled) is what rollups hold of the same hour, the rows that invoices are written from; *billed* is
-//! what issued documents say. So a row that is wrong, missing or too much shows as a difference, which must be zero.
+//! what the latest document of each issued period says: its invoice, or the last correction of it, which states the
+//! whole period anew. *Written off* is what a person decided not to count: segments rejected, admitted branches of
+//! forks that were not kept, and what was sealed with a revoked key; accepted later, it counts, once. So a row that
+//! is wrong, missing or too much shows as a difference, which must be zero.
 //! The account is kept hour by hour: an hour is tallied when it is over, again whenever a segment with time in it
-//! was admitted since, and once a day in any case, so that a row changed afterwards is found.
+//! was admitted or decided on since, and once a day in any case, so that a row changed afterwards is found.
 //!
 //! What registers of `host` count is a control reading and peaks have no sum: neither is in the account.
 //! Other branches of forks and refusals were never received.
@@ -21,7 +24,7 @@ use utoipa::ToSchema;
 mod follow;
 mod tally;
 
-pub use follow::{Followed, follow};
+pub use follow::{Followed, decided, follow};
 pub use tally::{report, tally};
 
 /// What an hour, or all of them, came to of one meter, in its base unit.
@@ -57,7 +60,7 @@ impl Tally {
     }
 }
 
-/// What invoices hold of one meter, in its base unit.
+/// What issued documents hold of one meter, in its base unit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Charged {
     /// On lines.
@@ -67,7 +70,7 @@ pub struct Charged {
 }
 
 impl Charged {
-    /// Takes in what another invoice holds.
+    /// Takes in what another document holds.
     pub fn add(&mut self, other: Self) {
         self.billed = self.billed.saturating_add(other.billed);
         self.unpriced = self.unpriced.saturating_add(other.unpriced);
@@ -131,12 +134,12 @@ pub struct MeterLeakage {
     pub unit: Unit,
     /// What sealed registers rose by.
     pub received: String,
-    /// On lines of issued invoices.
+    /// On lines of issued invoices, as corrected.
     pub billed: String,
     /// Counted and on no line: periods not issued yet, usage of nobody, what came after its period's invoice.
-    /// Below zero when invoices hold more than is counted.
+    /// Below zero when documents hold more than is counted, until they are corrected.
     pub unbilled: String,
-    /// Of the unbilled: named on issued invoices as not priced.
+    /// Of the unbilled: named on those documents as not priced.
     pub unpriced: String,
     /// Held until a person decides.
     pub quarantined: String,

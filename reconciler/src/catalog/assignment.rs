@@ -250,18 +250,20 @@ impl Assignments {
         beside.any(|rule| !rule.ends && rule.account == new.account && rule.from <= new.from)
     }
 
-    /// The same rule, if it was made before and none from the same instant took its place.
+    /// The same rule, if it was made before and none from the same instant took its place since, or a part of it.
     #[must_use]
     pub fn same<'a>(
         &'a self,
         new: &'a NewAssignment,
         nodes: &'a [NodeNames],
     ) -> Option<&'a Assignment> {
-        let since = self.beside(new, nodes).filter(|rule| rule.from == new.from);
-        let last = since.max_by_key(|rule| rule.id)?;
-        let mut beside = self.beside(new, nodes);
-        let held = beside.find(|rule| rule.says(new))?;
-        (last.account == new.account && last.ends == new.ends).then_some(held)
+        let said = self.beside(new, nodes).filter(|rule| rule.says(new));
+        let held = said.max_by_key(|rule| rule.id)?;
+        let mut since = self
+            .beside(new, nodes)
+            .filter(|rule| rule.from == new.from && rule.id > held.id);
+        let replaced = |rule: &Assignment| rule.account != new.account || rule.ends != new.ends;
+        (!since.any(replaced)).then_some(held)
     }
 }
 

@@ -82,9 +82,17 @@ async fn resolve_once(
     hearing.close(order, sentence, Vec::new(), now).await
 }
 
-/// A stream whose last segment is the node's last words does not go on.
+/// A stream does not go on when its last segment is the node's last words, or when another branch was kept before:
+/// forks are heard of after that, too.
 async fn before_freezing(hearing: &mut Hearing) -> Result<StreamStatus, StoreError> {
     let (row, next) = (hearing.stream.row, hearing.stream.next);
+    let before = decisions::of_stream(&mut hearing.tx, row).await?;
+    if before
+        .iter()
+        .any(|held| matches!(held.kind, DecisionKind::KeepOther | DecisionKind::Revoke))
+    {
+        return Ok(StreamStatus::Ended);
+    }
     let last = tallystick_common::ids::Seq(next.0.saturating_sub(1));
     let last = readings::segment(&mut hearing.tx, row, last)
         .await?

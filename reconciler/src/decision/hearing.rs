@@ -15,6 +15,7 @@ use tallystick_common::time::Timestamp;
 use super::touched::Usage;
 use super::{Decided, DecisionError, Order, action};
 use crate::audit::{self, Note};
+use crate::billing::leakage;
 use crate::catalog::CatalogError;
 use crate::catalog::change::known_node;
 use crate::rollup::within::{catch_up_node, count_again, hold, hours_of};
@@ -135,6 +136,10 @@ impl Hearing {
     ) -> Result<Decided, DecisionError> {
         let node = self.node.row;
         count_again(&mut self.tx, node, &self.streams, &self.hours).await?;
+        if sentence.kind != DecisionKind::KeepAdmitted {
+            let range = (sentence.first, sentence.last);
+            leakage::decided(&mut self.tx, self.stream.row, range, now).await?;
+        }
         let touched = self.usage.touched(&mut self.tx, &self.node).await?;
         let decision = self.write(order, sentence, now).await?;
         let invoices: Vec<&String> = touched.iter().filter_map(|t| t.invoice.as_ref()).collect();

@@ -4,7 +4,7 @@ use tallystick_common::meter::Meter;
 use tallystick_common::period::Period;
 use tallystick_common::seal::VerifiedSegment;
 use tallystick_common::segment::{CloseReason, Purpose};
-use tallystick_common::time::{HOUR_US, Micros, SECOND_US};
+use tallystick_common::time::{HOUR_US, Micros};
 use tallystick_common::wire::RefusalReason;
 
 use super::*;
@@ -14,7 +14,7 @@ use crate::billing::testing::world::{TO_DECEMBER, World};
 use crate::billing::usage::usage;
 use crate::ingest::admit::Verdict;
 use crate::ingest::commit::Handle;
-use crate::ingest::testing::{Agent, Draft, at, committing, exact, send};
+use crate::ingest::testing::{Agent, Draft, at, committing, exact, send, with_hole};
 use crate::rollup;
 use crate::store::testing::{ENGINES, store};
 use crate::store::{Store, decisions, nodes, sql, streams};
@@ -76,25 +76,6 @@ fn doubt(refused: Result<Decided, DecisionError>) -> &'static str {
         Err(DecisionError::Doubtful { doubt, .. }) => doubt.code(),
         other => panic!("{other:?}"),
     }
-}
-
-/// The host is not accounted for in most of its second half: it goes on in a new register in the last second.
-fn with_hole(agent: &Agent, seconds: u64, quantity: u128) -> Draft {
-    let mut draft = agent.draft(seconds, quantity);
-    let (from, to) = (draft.header.from, draft.header.covered_through);
-    let half = from.saturating_add(Micros(to.since(from).0 / 2));
-    let mut again = draft.opening("host", 100 + draft.header.seq.0, Meter::UPTIME);
-    again.start = to.saturating_sub(Micros(SECOND_US));
-    again.intervals = exact(again.start, to, 1);
-    let parts = &mut draft.parts;
-    let host = parts
-        .iter_mut()
-        .find(|part| part.workload == "host")
-        .unwrap();
-    host.intervals = exact(from, half, 1);
-    host.closed = Some(CloseReason::Reboot);
-    parts.push(again);
-    draft
 }
 
 /// CPU time that is billed, after holding rollups and registers against the segments.

@@ -275,6 +275,25 @@ impl Agent {
     }
 }
 
+/// The host is not accounted for in most of its second half: it goes on in a new register in the last second.
+pub(crate) fn with_hole(agent: &Agent, seconds: u64, quantity: u128) -> Draft {
+    let mut draft = agent.draft(seconds, quantity);
+    let (from, to) = (draft.header.from, draft.header.covered_through);
+    let half = from.saturating_add(Micros(to.since(from).0 / 2));
+    let mut again = draft.opening("host", 100 + draft.header.seq.0, Meter::UPTIME);
+    again.start = to.saturating_sub(Micros(SECOND_US));
+    again.intervals = exact(again.start, to, 1);
+    let parts = &mut draft.parts;
+    let host = parts
+        .iter_mut()
+        .find(|part| part.workload == "host")
+        .unwrap();
+    host.intervals = exact(from, half, 1);
+    host.closed = Some(CloseReason::Reboot);
+    parts.push(again);
+    draft
+}
+
 fn block(name: &'static str, draft: &Draft) -> Block {
     let workload = WorkloadName::new(name).expect("a workload");
     let mut block = Block::new(workload, draft.labels.clone());

@@ -35,6 +35,8 @@ pub struct Doubted {
     pub span: Period,
     /// Why it is not counted, as a word.
     pub code: String,
+    /// Whether a person decided that it does not count.
+    pub written_off: bool,
 }
 
 /// A workload by its short name.
@@ -92,8 +94,13 @@ pub async fn doubted(
     span: Period,
 ) -> Result<Vec<Doubted>, StoreError> {
     let rows = sql::query(
-        "SELECT seq, covered_from, covered_through, doubt_code FROM segments \
-         WHERE stream = $1 AND verdict = 'quarantined' AND covered_from < $3 AND covered_through > $2 ORDER BY seq",
+        // Whatever was accepted after such a decision counts.
+        "SELECT s.seq AS seq, s.covered_from AS covered_from, s.covered_through AS covered_through, \
+         s.doubt_code AS doubt_code, (SELECT COUNT(*) FROM decisions d WHERE d.stream = s.stream \
+         AND d.kind IN ('reject', 'keep_other', 'revoke') AND d.first_seq <= s.seq \
+         AND (d.last_seq IS NULL OR d.last_seq >= s.seq)) AS decided FROM segments s \
+         WHERE s.stream = $1 AND s.verdict = 'quarantined' AND s.covered_from < $3 AND s.covered_through > $2 \
+         ORDER BY s.seq",
     )
     .bind(stream.0)
     .bind(span.from.as_i64())
@@ -106,6 +113,7 @@ pub async fn doubted(
             seq: Seq(unsigned(row, "seq", "segments.seq")?),
             span: shared(row, ("covered_from", "covered_through"), span)?,
             code: code.unwrap_or_else(|| "doubtful".to_owned()),
+            written_off: row.try_get::<i64, _>("decided")? > 0,
         })
     };
     rows.iter().map(read).collect()

@@ -332,7 +332,7 @@ pub async fn is_of_resolved_fork(
     Ok(count > 0)
 }
 
-/// Notes that a key is revoked. Ingest sees it in its next transaction.
+/// Notes that a key is revoked, unless it was from that very place on. Ingest sees it in its next transaction.
 ///
 /// # Errors
 /// When the database fails.
@@ -343,7 +343,7 @@ pub async fn revoke(
 ) -> Result<(), StoreError> {
     sql::query(
         "INSERT INTO revocations (node, stream, from_seq, key, reason, revoked_at) \
-         VALUES ($1, $2, $3, $4, $5, $6)",
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (node, stream, from_seq) DO NOTHING",
     )
     .bind(node.0)
     .bind(new.stream.0.as_slice())

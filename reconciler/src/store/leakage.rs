@@ -1,4 +1,4 @@
-//! The leakage account's hours, what each came to, and what invoices hold of each meter.
+//! The leakage account's hours, what each came to, and what issued documents hold of each meter.
 
 use std::collections::BTreeMap;
 
@@ -99,6 +99,35 @@ pub async fn put_positions(conn: &mut Connection, streams: &[Unmarked]) -> Resul
         values.add(column::seq(of.next)?)
     };
     bulk.execute(conn, streams, bind).await.map(drop)
+}
+
+/// The time that each segment of a range of a stream accounts for, or claims to.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn spans(
+    conn: &mut Connection,
+    stream: StreamRow,
+    first: Seq,
+    last: Option<Seq>,
+) -> Result<Vec<Period>, StoreError> {
+    let rows = sql::query(
+        "SELECT covered_from, covered_through FROM segments \
+         WHERE stream = $1 AND seq >= $2 AND ($3 = 0 OR seq <= $4) ORDER BY seq",
+    )
+    .bind(stream.0)
+    .bind(column::seq(first)?)
+    .bind(i64::from(last.is_some()))
+    .bind(column::seq(last.unwrap_or(first))?)
+    .fetch_all(conn)
+    .await?;
+    let read = |row: &Row| {
+        Ok(Period {
+            from: instant(row, "covered_from", "segments.covered_from")?,
+            to: instant(row, "covered_through", "segments.covered_through")?,
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 /// Makes hours due, each given once.
@@ -241,35 +270,41 @@ pub async fn tallies(
     rows.iter().map(read).collect()
 }
 
-/// Documents of invoices whose usage was not noted yet, at most `most`.
+/// Invoices and corrections whose usage was not noted yet, by number, at most `most`. With `latest_only`, no
+/// document that was corrected.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn unread_invoices(
+pub async fn unread_documents(
     conn: &mut Connection,
+    latest_only: bool,
     most: u32,
 ) -> Result<Vec<(String, String)>, StoreError> {
-    let query = "SELECT i.number, i.document FROM invoices i WHERE NOT EXISTS \
-                 (SELECT 1 FROM invoice_usage u WHERE u.invoice = i.number AND u.meter = 0) ORDER BY i.number LIMIT $1";
+    let query = "SELECT d.number, d.document FROM (SELECT number, document FROM invoices \
+                 UNION ALL SELECT number, document FROM corrections) d WHERE NOT EXISTS \
+                 (SELECT 1 FROM document_usage u WHERE u.document = d.number AND u.meter = 0) \
+                 AND ($1 = 0 OR NOT EXISTS (SELECT 1 FROM corrections c WHERE c.base = d.number)) \
+                 ORDER BY d.number LIMIT $2";
     Ok(sql::query_as(query)
+        .bind(i64::from(latest_only))
         .bind(i64::from(most))
         .fetch_all(conn)
         .await?)
 }
 
-/// Notes what an invoice holds of each meter.
+/// Notes what an issued document holds of each meter.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn put_charged(
     conn: &mut Connection,
-    invoice: &str,
+    document: &str,
     charged: &BTreeMap<Meter, Charged>,
 ) -> Result<(), StoreError> {
     let bulk = Bulk {
-        before: "INSERT INTO invoice_usage (invoice, meter, billed, unpriced)",
+        before: "INSERT INTO document_usage (document, meter, billed, unpriced)",
         columns: 4,
-        after: "ON CONFLICT (invoice, meter) DO NOTHING",
+        after: "ON CONFLICT (document, meter) DO NOTHING",
     };
     let mut rows: Vec<(i64, Charged)> = charged
         .iter()
@@ -277,7 +312,7 @@ pub async fn put_charged(
         .collect();
     rows.push((0, Charged::default()));
     let bind = |values: &mut Values, (meter, charged): &(i64, Charged)| {
-        values.add(invoice)?;
+        values.add(document)?;
         values.add(*meter)?;
         values.add(charged.billed.to_be_bytes().as_slice())?;
         values.add(charged.unpriced.to_be_bytes().as_slice())
@@ -285,17 +320,18 @@ pub async fn put_charged(
     bulk.execute(conn, &rows, bind).await.map(drop)
 }
 
-/// What all noted invoices hold of each meter.
+/// What is billed of each meter by the documents that were noted: of each invoice and its corrections, the latest
+/// states the period's quantities.
 ///
 /// # Errors
 /// When the database fails or a row is damaged.
 pub async fn charged(conn: &mut Connection) -> Result<BTreeMap<Meter, Charged>, StoreError> {
-    let rows = sql::query("SELECT meter, billed, unpriced FROM invoice_usage WHERE meter > 0")
-        .fetch_all(conn)
-        .await?;
+    let query = "SELECT u.meter, u.billed, u.unpriced FROM document_usage u WHERE u.meter > 0 \
+                 AND NOT EXISTS (SELECT 1 FROM corrections c WHERE c.base = u.document)";
+    let rows = sql::query(query).fetch_all(conn).await?;
     let mut sums: BTreeMap<Meter, Charged> = BTreeMap::new();
     for row in &rows {
-        let figure = |name| column::reading(row, name, "invoice_usage").map(|reading| reading.0);
+        let figure = |name| column::reading(row, name, "document_usage").map(|reading| reading.0);
         let more = Charged {
             billed: figure("billed")?,
             unpriced: figure("unpriced")?,

@@ -49,6 +49,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "corrections",
         include_str!("../../migrations/0007_corrections.sql"),
     ),
+    (
+        8,
+        "documents",
+        include_str!("../../migrations/0008_documents.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.

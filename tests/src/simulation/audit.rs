@@ -72,7 +72,11 @@ impl World {
             self.check_usage(cut, span.1).await?;
         }
         self.check_truth()?;
-        self.check_bills().await
+        self.check_bills().await?;
+        if last {
+            self.check_leakage().await?;
+        }
+        Ok(())
     }
 
     async fn check_segments(&self) -> Found<()> {
@@ -115,14 +119,15 @@ impl World {
             );
             return violated("I2", said);
         }
-        for ((content, counts), stored) in due.iter().zip(segments) {
+        for (kept, stored) in due.iter().zip(segments) {
+            let content = &kept.content;
             if content.hash != stored.hash {
                 return violated(
                     "I6",
                     format!("segment {} of {} is another one", content.seq, stream.1),
                 );
             }
-            if *counts != stored.counts {
+            if kept.counts != stored.counts {
                 let said = format!(
                     "segment {} of {}: counted is {}",
                     content.seq, stream.1, stored.counts

@@ -4,6 +4,7 @@
 //! are whole. It hears what the simulated machines used, what was sealed and what arrived, never what the
 //! product thinks of it.
 
+pub mod decision;
 pub mod ledger;
 pub mod meter;
 pub mod tariff;

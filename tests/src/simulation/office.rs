@@ -13,8 +13,8 @@ use super::finding::{Finding, Found, violated};
 use super::ground::{ACCOUNTS, MONTHS, at};
 use super::machine::GROUPS;
 use super::model::QUARTER;
-use super::model::ledger::{Invoice, Standing};
-use super::model::tariff::{ALL, Rule};
+use super::model::ledger::{Document, Said, Standing};
+use super::model::tariff::{ALL, Rule, cents};
 use super::reconciler::{clock, dying_at};
 use super::world::World;
 
@@ -49,6 +49,15 @@ impl World {
     }
 
     pub(super) async fn assign(&mut self, account: u8, workload: u8, quarter: u8) -> Found<()> {
+        self.give(account, workload, quarter, false).await
+    }
+
+    /// From some time ago on, whatever was said of it, and whatever was invoiced.
+    pub(super) async fn reassign(&mut self, account: u8, workload: u8, quarter: u8) -> Found<()> {
+        self.give(account, workload, quarter % 128, true).await
+    }
+
+    async fn give(&mut self, account: u8, workload: u8, quarter: u8, corrects: bool) -> Found<()> {
         let present = self.now / QUARTER;
         let (early, late) = (u64::from(quarter), u64::from(quarter.saturating_sub(128)));
         let rule = Rule {
@@ -67,30 +76,20 @@ impl World {
             rule.workload,
             from.unwrap_or(tallystick_common::time::Timestamp::EPOCH),
         );
-        let made = change::assign(
-            &self.reconciler.store,
-            &new.map_err(unexpected)?,
-            "test",
-            clock(),
-        )
-        .await;
-        let contradicts = self
-            .ledger
-            .rules
-            .iter()
-            .any(|other| other.contradicts(&rule));
+        let new = new.map_err(unexpected)?.correcting(corrects);
+        let made = change::assign(&self.reconciler.store, &new, "test", clock()).await;
+        let refused = !corrects && self.ledger.refuses(&rule, at(MONTHS[1]).as_micros());
         match made {
-            Ok(_) if contradicts => violated(
+            Ok(_) if refused => violated(
                 "assign",
-                format!("{rule:?} gives one thing to two accounts"),
+                format!("{rule:?} says of a time what was said otherwise"),
             ),
             Ok(_) => {
-                if !self.ledger.rules.contains(&rule) {
-                    self.ledger.rules.push(rule);
-                }
+                self.ledger.rules.push(rule);
+                self.saw(if corrects { "reassigned" } else { "assigned" });
                 Ok(())
             }
-            Err(ChangeError::Catalog(_)) if contradicts => Ok(()),
+            Err(ChangeError::Catalog(_)) if refused => Ok(()),
             Err(error) => Err(unexpected(error)),
         }
     }
@@ -149,12 +148,9 @@ impl World {
         }
     }
 
-    fn note_invoice(&mut self, account: &str, invoice: &InvoiceRow) -> Found<()> {
-        let due = self.ledger.bill(
-            account,
-            at(MONTHS[0]).as_micros(),
-            at(MONTHS[1]).as_micros(),
-        );
+    fn note_invoice(&mut self, account: &'static str, invoice: &InvoiceRow) -> Found<()> {
+        let micros = self.november(account);
+        let due = cents(micros);
         let total = amount(&invoice.total.amount());
         if total > 0 {
             self.saw("an invoice over something");
@@ -168,11 +164,16 @@ impl World {
                 ),
             );
         }
-        self.ledger.invoices.push(Invoice {
-            number: invoice.number.clone(),
-            document: invoice.document.clone(),
-        });
+        let cents = i128::try_from(due).unwrap_or(i128::MAX);
+        self.ledger.said.insert(account, Said { cents, micros });
+        self.ledger.invoices.push(document(invoice));
         Ok(())
+    }
+
+    /// The CPU time of an account in November, as the ledger knows it now.
+    pub(super) fn november(&self, account: &str) -> u128 {
+        let (from, to) = (at(MONTHS[0]).as_micros(), at(MONTHS[1]).as_micros());
+        self.ledger.micros(account, from, to)
     }
 
     /// Both accounts owe in both months what the ledger says; what was issued is as it was.
@@ -206,13 +207,7 @@ impl World {
             }
         }
         let held = invoices(&mut tx, None).await.map_err(unexpected)?;
-        let held: Vec<Invoice> = held
-            .into_iter()
-            .map(|row| Invoice {
-                number: row.number,
-                document: row.document,
-            })
-            .collect();
+        let held: Vec<Document> = held.iter().map(document).collect();
         if held != self.ledger.invoices {
             return violated(
                 "I10",
@@ -222,7 +217,7 @@ impl World {
                 ),
             );
         }
-        let numbered = |(place, invoice): (usize, &Invoice)| {
+        let numbered = |(place, invoice): (usize, &Document)| {
             invoice
                 .number
                 .rsplit('-')
@@ -233,12 +228,21 @@ impl World {
         if !held.iter().enumerate().all(numbered) {
             return violated("I10", "numbers of invoices have holes");
         }
-        Ok(())
+        drop(tx);
+        self.check_corrections().await
+    }
+}
+
+/// An issued document as it is compared later.
+pub(super) fn document(row: &InvoiceRow) -> Document {
+    Document {
+        number: row.number.clone(),
+        text: row.document.clone(),
     }
 }
 
 /// Cents of an amount in text.
-fn amount(text: &str) -> u128 {
+pub(super) fn amount(text: &str) -> u128 {
     text.chars()
         .filter(char::is_ascii_digit)
         .collect::<String>()

@@ -170,6 +170,15 @@ pub enum Op {
         /// From when: so many quarter-hours before (below 128) or after (the rest less 128) the present one.
         quarter: u8,
     },
+    /// Workloads change hands from some time ago on, to correct what was said and invoiced of it.
+    Reassign {
+        /// To whom.
+        account: u8,
+        /// Which workloads.
+        workload: u8,
+        /// So many quarter-hours before the present one.
+        quarter: u8,
+    },
     /// November is closed for an account and its invoice issued.
     Issue {
         /// Whose.
@@ -179,6 +188,38 @@ pub enum Op {
         /// Whether the reconciler dies before that is durable.
         crash: bool,
     },
+    /// What is known of November otherwise than was said is issued as a correction.
+    Correct {
+        /// Whose.
+        account: u8,
+        /// Whether the reconciler dies before that is durable.
+        crash: bool,
+    },
+    /// A person decides on segments that are or were in doubt; if the number is odd, on any.
+    Judge {
+        /// Which.
+        pick: u16,
+        /// How many more that follow it.
+        more: u8,
+        /// Whether they are to count.
+        accept: bool,
+    },
+    /// A person decides which branch of a fork is the node's.
+    Resolve {
+        /// Of which frozen stream.
+        pick: u8,
+        /// The one that is not held.
+        keep_other: bool,
+    },
+    /// The key of a node is revoked.
+    Revoke {
+        /// From which of its streams on.
+        pick: u8,
+        /// From so many segments before its end on.
+        seq: u8,
+    },
+    /// The leakage account follows.
+    Tally,
     /// Somebody compares everything with the ledger.
     Audit,
 }
@@ -233,7 +274,7 @@ impl Sequence {
 /// Adds what happens next: mostly one thing, sometimes the whole way of a segment.
 fn some(draw: &mut Draw, ops: &mut Vec<Op>) {
     let agent = byte(draw, 4);
-    match draw.below(100) {
+    match draw.below(125) {
         0..16 => ops.push(run(draw)),
         16..30 => whole_way(draw, agent, ops),
         30..38 => ops.push(Op::Seal {
@@ -283,7 +324,15 @@ fn some(draw: &mut Draw, ops: &mut Vec<Op>) {
         90..91 => ops.push(Op::RestoreStore),
         91..94 => ops.push(assign(draw)),
         94..98 => ops.push(issue(draw)),
-        _ => ops.push(Op::Audit),
+        98..100 => ops.push(Op::Audit),
+        100..105 => ops.push(judge(draw)),
+        105..107 => ops.push(resolve(draw)),
+        107..109 => lost_key(draw, ops),
+        109..114 => quarrel(draw, agent, ops),
+        114..117 => ops.push(reassign(draw)),
+        117..121 => second_thoughts(draw, ops),
+        121..123 => ops.push(correct(draw)),
+        _ => ops.push(Op::Tally),
     }
 }
 
@@ -338,6 +387,83 @@ fn twins(draw: &mut Draw, agent: u8, ops: &mut Vec<Op>) {
     }
 }
 
+/// A fork, what a person says of it, and what both holders do then; what they sealed for one time is decided on.
+fn quarrel(draw: &mut Draw, agent: u8, ops: &mut Vec<Op>) {
+    twins(draw, agent, ops);
+    for _ in 0..1 + draw.below(3) {
+        match draw.below(3) {
+            0 => whole_way(draw, agent, ops),
+            1 => {
+                let twin = 2 + byte(draw, 2);
+                whole_way(draw, twin, ops);
+            }
+            _ => ops.push(judge(draw)),
+        }
+    }
+    ops.push(resolve(draw));
+    whole_way(draw, agent, ops);
+    ops.extend([judge(draw), judge(draw)]);
+    if draw.below(3) == 0 {
+        ops.push(revoke(draw));
+    }
+}
+
+/// A key is lost, maybe for longer than was thought; what is in doubt then is decided on.
+fn lost_key(draw: &mut Draw, ops: &mut Vec<Op>) {
+    if draw.below(3) == 0 {
+        ops.extend([revoke(draw), judge(draw)]);
+        if draw.below(2) == 0 {
+            ops.extend([revoke(draw), judge(draw), revoke(draw)]);
+        }
+    }
+}
+
+/// A month is issued, and known otherwise later.
+fn second_thoughts(draw: &mut Draw, ops: &mut Vec<Op>) {
+    let account = byte(draw, 2);
+    let steps = 12;
+    let (accept_gaps, crash) = (true, false);
+    ops.extend([
+        Op::Run { steps, load: 80 },
+        Op::Issue {
+            account,
+            accept_gaps,
+            crash,
+        },
+    ]);
+    if draw.below(2) == 0 {
+        ops.push(Op::Tally);
+    }
+    for _ in 0..1 + draw.below(2) {
+        match draw.below(4) {
+            0 => ops.push(reassign(draw)),
+            1 => ops.push(judge(draw)),
+            2 => {
+                let agent = byte(draw, 2);
+                whole_way(draw, agent, ops);
+            }
+            _ => lost_key(draw, ops),
+        }
+        let crash = draw.below(6) == 0;
+        ops.push(Op::Correct { account, crash });
+    }
+}
+
+fn revoke(draw: &mut Draw) -> Op {
+    Op::Revoke {
+        pick: byte(draw, 8),
+        seq: byte(draw, 5),
+    }
+}
+
+fn reassign(draw: &mut Draw) -> Op {
+    Op::Reassign {
+        account: byte(draw, 2),
+        workload: byte(draw, 3),
+        quarter: byte(draw, 24),
+    }
+}
+
 fn run(draw: &mut Draw) -> Op {
     Op::Run {
         steps: 1 + byte(draw, 9),
@@ -360,6 +486,29 @@ fn issue(draw: &mut Draw) -> Op {
         account: byte(draw, 2),
         accept_gaps: draw.below(2) == 0,
         crash: draw.below(6) == 0,
+    }
+}
+
+fn correct(draw: &mut Draw) -> Op {
+    Op::Correct {
+        account: byte(draw, 2),
+        crash: draw.below(6) == 0,
+    }
+}
+
+fn judge(draw: &mut Draw) -> Op {
+    let odd = u64::from(draw.below(5) == 0);
+    Op::Judge {
+        pick: u16::try_from(draw.below(200) * 2 + odd).unwrap_or(0),
+        more: if draw.below(3) == 0 { byte(draw, 3) } else { 0 },
+        accept: draw.below(5) < 3,
+    }
+}
+
+fn resolve(draw: &mut Draw) -> Op {
+    Op::Resolve {
+        pick: byte(draw, 4),
+        keep_other: draw.below(2) == 0,
     }
 }
 

@@ -80,6 +80,18 @@ fn simpler(op: Op) -> Vec<Op> {
         ],
         Op::Receive { agent, .. } => vec![Op::Receive { agent, crash: None }],
         Op::Replay { pick } => (0..pick.min(8)).map(|pick| Op::Replay { pick }).collect(),
+        Op::Correct { account, .. } => vec![Op::Correct {
+            account,
+            crash: false,
+        }],
+        Op::Judge { pick, accept, .. } => (0..pick.min(8))
+            .chain([pick])
+            .map(|pick| Op::Judge {
+                pick,
+                more: 0,
+                accept,
+            })
+            .collect(),
         Op::RollUp { .. } => vec![Op::RollUp { crash: None }],
         _ => Vec::new(),
     }

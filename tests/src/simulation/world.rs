@@ -161,11 +161,21 @@ impl World {
                 workload,
                 quarter,
             } => self.assign(account, workload, quarter).await,
+            Op::Reassign {
+                account,
+                workload,
+                quarter,
+            } => self.reassign(account, workload, quarter).await,
             Op::Issue {
                 account,
                 accept_gaps,
                 crash,
             } => self.issue(account, accept_gaps, crash).await,
+            Op::Correct { account, crash } => self.correct(account, crash).await,
+            Op::Judge { pick, more, accept } => self.judge(pick, more, accept).await,
+            Op::Resolve { pick, keep_other } => self.resolve(pick, keep_other).await,
+            Op::Revoke { pick, seq } => self.revoke(pick, seq).await,
+            Op::Tally => self.tally().await,
             Op::Audit => self.audit(false).await,
         }
     }
@@ -210,7 +220,13 @@ impl World {
         let player = &self.players[place];
         let taken =
             self.ledger.nodes.get(&player.node) == Some(&super::model::ledger::Standing::Active);
-        if !taken || player.retired {
+        let key = (player.node, player.agent.stream());
+        let frozen = self
+            .ledger
+            .streams
+            .get(&key)
+            .is_some_and(|stream| stream.frozen);
+        if !taken || frozen || player.retired || self.ledger.revoked.contains(&player.node) {
             return true;
         }
         let holdings = player.agent.holdings();
@@ -518,7 +534,7 @@ impl World {
                 );
                 return violated(cited(fate, &content), said);
             }
-            self.ledger.take(&content, fate);
+            self.ledger.take(&content, fate, self.now);
             self.saw(match fate {
                 Fate::Counted if content.last => "counted, the last one",
                 Fate::Counted => "counted",
@@ -527,6 +543,7 @@ impl World {
                 Fate::Known => "duplicate",
                 Fate::Early => "ahead",
                 Fate::Forked => "fork",
+                Fate::Held => "held",
                 Fate::Refused => "refused",
             });
         }
@@ -848,14 +865,15 @@ fn agrees(verdict: &Verdict, fate: Fate) -> bool {
         Verdict::Duplicate => fate == Fate::Known,
         Verdict::Ahead { .. } => fate == Fate::Early,
         Verdict::Fork { .. } => fate == Fate::Forked,
-        Verdict::Refused(_) | Verdict::Held => fate == Fate::Refused,
+        Verdict::Held => fate == Fate::Held,
+        Verdict::Refused(_) => fate == Fate::Refused,
     }
 }
 
 /// Which invariant a wrong verdict breaks.
 fn cited(fate: Fate, content: &Content) -> &'static str {
     match fate {
-        Fate::Forked | Fate::Refused | Fate::Early => "I6",
+        Fate::Forked | Fate::Held | Fate::Refused | Fate::Early => "I6",
         Fate::Known => "I1",
         Fate::Doubted if content.spoiled => "I3, I5",
         Fate::Counted | Fate::Doubted => "I7",

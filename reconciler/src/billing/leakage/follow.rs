@@ -2,22 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tallystick_common::ids::Seq;
 use tallystick_common::meter::Meter;
 use tallystick_common::period::Period;
 use tallystick_common::time::{HOUR_US, Micros, Timestamp};
 
 use super::Tally;
 use super::tally::{charged_by, tally};
+use crate::rollup::within::hours_of;
 use crate::store::again::again;
 use crate::store::leakage::{self, DueHour, Unmarked};
-use crate::store::{Store, StoreError};
+use crate::store::streams::StreamRow;
+use crate::store::{Connection, Store, StoreError};
 
 /// How long an hour is believed to be as it was tallied.
 const BELIEVED: Micros = Micros(24 * HOUR_US);
 /// How far back the account goes in what newly comes.
 const CLAIMED: Micros = Micros(400 * 24 * HOUR_US);
-/// Invoices read at once.
-const INVOICES: u32 = 16;
+/// Documents read at once.
+const DOCUMENTS: u32 = 16;
 
 /// What one step of following did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +31,14 @@ pub struct Followed {
     pub differing: Vec<(Meter, Tally)>,
 }
 
-/// Does the next thing that is to be done: marks hours, notes what invoices hold, tallies one hour. None when no
+/// Does the next thing that is to be done: marks hours, notes what issued documents hold, tallies one hour. None when no
 /// hour was to be tallied. The present hour is tallied when it is over.
 ///
 /// # Errors
 /// When the database fails or a segment cannot be read; what was done stays done.
 pub async fn follow(store: &Store, now: Timestamp) -> Result<Option<Followed>, StoreError> {
     again!(mark(store, now))?;
-    again!(read_invoices(store))?;
+    again!(read_documents(store))?;
     let (due, tallies) = {
         let mut tx = store.read().await?;
         let present = now.as_micros() / HOUR_US;
@@ -86,11 +89,11 @@ async fn mark(store: &Store, now: Timestamp) -> Result<(), StoreError> {
     Ok(tx.commit().await?)
 }
 
-async fn read_invoices(store: &Store) -> Result<(), StoreError> {
+async fn read_documents(store: &Store) -> Result<(), StoreError> {
     loop {
         let unread = {
             let mut tx = store.read().await?;
-            leakage::unread_invoices(&mut tx, INVOICES).await?
+            leakage::unread_documents(&mut tx, false, DOCUMENTS).await?
         };
         if unread.is_empty() {
             return Ok(());
@@ -106,13 +109,34 @@ async fn read_invoices(store: &Store) -> Result<(), StoreError> {
 /// The hours that unmarked segments of a stream have time in. What is not counted may claim any time: of all of
 /// it the account takes in no more than the last 400 days.
 pub(super) fn hours(stream: &Unmarked, now: Timestamp) -> BTreeSet<u64> {
+    let claimed = [stream.counted, stream.doubted].into_iter().flatten();
+    near_hours(claimed, now)
+}
+
+/// Makes the hours due in which segments of a stream have time that a decision lets count or not. To be called in the
+/// transaction that decides.
+///
+/// # Errors
+/// When the database fails or a row is damaged.
+pub async fn decided(
+    conn: &mut Connection,
+    stream: StreamRow,
+    (first, last): (Seq, Option<Seq>),
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let spans = leakage::spans(conn, stream, first, last).await?;
+    let hours: Vec<u64> = near_hours(spans, now).into_iter().collect();
+    leakage::mark(conn, &hours).await
+}
+
+fn near_hours(spans: impl IntoIterator<Item = Period>, now: Timestamp) -> BTreeSet<u64> {
     let near = Period {
         from: now.saturating_sub(CLAIMED),
         // Clocks differ a little.
         to: now.saturating_add(Micros(HOUR_US)),
     };
-    let of = |span: Period| span.from.as_micros() / HOUR_US..span.to.as_micros().div_ceil(HOUR_US);
-    let claimed = [stream.counted, stream.doubted].into_iter().flatten();
-    let spans = claimed.filter_map(|span| span.overlap(&near));
-    spans.flat_map(of).collect()
+    let spans = spans.into_iter().filter_map(|span| span.overlap(&near));
+    spans
+        .flat_map(|span| hours_of(span.from, span.to))
+        .collect()
 }

@@ -48,7 +48,8 @@ pub async fn tally(conn: &mut Connection, span: Period) -> Result<Tallies, Store
     Ok(tallies)
 }
 
-/// Adds what registers rose by in the quarantined segments of a stream.
+/// Adds what registers rose by in the segments of a stream that do not count: quarantined, or written off by whoever
+/// rejected them, kept another branch or revoked their key.
 async fn hold_doubted(
     conn: &mut Connection,
     tallies: &mut Tallies,
@@ -66,7 +67,11 @@ async fn hold_doubted(
                 let rose = closing.saturating_sub(reading_at(&block, run, span.from).0);
                 let tally = tallies.entry(run.meter).or_default();
                 tally.received = tally.received.saturating_add(rose);
-                tally.quarantined = tally.quarantined.saturating_add(rose);
+                let class = match doubt.written_off {
+                    true => &mut tally.written_off,
+                    false => &mut tally.quarantined,
+                };
+                *class = class.saturating_add(rose);
             }
         }
     }
@@ -155,10 +160,10 @@ async fn fresh(
     ))
 }
 
-/// What all invoices hold, those among them whose usage was not noted yet.
+/// What the latest documents of all periods hold, those among them whose usage was not noted yet.
 async fn all_charged(conn: &mut Connection) -> Result<BTreeMap<Meter, Charged>, StoreError> {
     let mut sums = leakage::charged(conn).await?;
-    for (_, document) in leakage::unread_invoices(conn, u32::MAX).await? {
+    for (_, document) in leakage::unread_documents(conn, true, u32::MAX).await? {
         for (meter, more) in charged_by(&document)? {
             sums.entry(meter).or_default().add(more);
         }
@@ -166,9 +171,9 @@ async fn all_charged(conn: &mut Connection) -> Result<BTreeMap<Meter, Charged>, 
     Ok(sums)
 }
 
-/// What an invoice's document holds.
+/// What an issued document holds: of a correction, all of the period as it states it.
 pub(super) fn charged_by(document: &str) -> Result<BTreeMap<Meter, Charged>, StoreError> {
     let document: InvoiceDocument = serde_json::from_str(document)
-        .map_err(|error| StoreError::damaged("invoices.document", error))?;
+        .map_err(|error| StoreError::damaged("an issued document", error))?;
     Ok(charged(&document.statement))
 }

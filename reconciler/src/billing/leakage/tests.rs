@@ -236,3 +236,5 @@ proptest! {
         });
     }
 }
+
+mod decided;

@@ -1,5 +1,6 @@
 //! A store that was filled the real way: sealed, admitted, committed.
 
+use tallystick_common::seal::VerifiedSegment;
 use tallystick_common::time::Timestamp;
 
 use super::{acme, at as instant};
@@ -58,6 +59,11 @@ impl World {
 
     pub(crate) async fn seal(&mut self, draft: &testing::Draft) -> Verdict {
         let segment = self.agent.seal(draft);
+        send(&self.commit, segment).await
+    }
+
+    /// A segment sealed elsewhere.
+    pub(crate) async fn hand_over(&self, segment: VerifiedSegment) -> Verdict {
         send(&self.commit, segment).await
     }
 

@@ -192,6 +192,19 @@ fn of_rules_from_one_instant_the_correcting_one_holds() {
 }
 
 #[test]
+fn a_rule_that_lost_a_part_of_what_it_gave_is_made_again() {
+    let nodes = [node("web-1")];
+    let rules = rules(&[("acme", "*", "cgroup/*", 4)]);
+    let part = new("other", "*", "cgroup/x", 4).correcting(true);
+    let rules = made(rules, &[part, new("acme", "*", "cgroup/y", 4)]);
+    let again = new("acme", "*", "cgroup/*", 4).correcting(true);
+    assert!(rules.same(&again, &nodes).is_none(), "x is the other's");
+    let rules = made(rules, std::slice::from_ref(&again));
+    assert_eq!(owner(&rules, "cgroup/x", 4).as_deref(), Some("acme"));
+    assert!(rules.same(&again, &nodes).is_some());
+}
+
+#[test]
 fn a_node_is_awaited_until_all_of_it_was_ended() {
     let rules = rules(&[("acme", "*", "cgroup/*", 4)]);
     let rules = made(rules, &[new("acme", "*", "cgroup/x", 8).ending()]);

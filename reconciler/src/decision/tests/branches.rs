@@ -99,6 +99,61 @@ async fn the_other_branch_takes_the_admitted_one_s_place_in_a_new_stream() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_over_stays_over_when_it_is_forked_again() {
+    for engine in ENGINES {
+        let (_home, store) = store(engine).await;
+        let commit = committing(&store, || at(100_000));
+        let (mut agent, _) = forked(&store, &commit).await;
+        let third = agent.sealed(&agent.draft(60, 2000));
+        let next = agent.next(60, 7);
+        let person = Person::at(&store, 100_000);
+        let node = agent.node.to_string();
+        let order = person.order(&node, agent.stream);
+        resolve(&store, &order, Keep::Admitted, at(1))
+            .await
+            .unwrap();
+        accepted(&commit, next).await;
+        assert!(matches!(send(&commit, third).await, Verdict::Fork { .. }));
+        resolve(&store, &order, Keep::Other, at(2)).await.unwrap();
+        assert_eq!(cpu(&store).await, 15);
+        // A branch that nobody has heard of yet, from before.
+        let mut older = Agent::new(1, 2);
+        older.next(60, 10);
+        let fourth = older.next(60, 4000);
+        assert!(matches!(send(&commit, fourth).await, Verdict::Fork { .. }));
+        resolve(&store, &order, Keep::Admitted, at(3))
+            .await
+            .unwrap();
+        let Verdict::Refused(refusal) = send(&commit, agent.next(60, 1)).await else {
+            panic!("the stream is over")
+        };
+        assert_eq!(refusal.reason, RefusalReason::StreamClosed);
+        assert_eq!(cpu(&store).await, 15);
+    }
+}
+
+#[tokio::test]
+async fn a_key_may_be_revoked_again_from_where_it_was() {
+    for engine in ENGINES {
+        let (_home, store) = store(engine).await;
+        let commit = committing(&store, || at(100_000));
+        let mut agent = Agent::new(1, 2).enrolled(&store).await;
+        for quantity in [10, 5] {
+            accepted(&commit, agent.next(60, quantity)).await;
+        }
+        let person = Person::at(&store, 100_000);
+        let node = agent.node.to_string();
+        let order = person.order(&node, agent.stream);
+        revoke(&store, &order, Seq(1), false, at(1)).await.unwrap();
+        person.rejects(&agent, 1).await.unwrap();
+        let again = revoke(&store, &order, Seq(1), false, at(2)).await.unwrap();
+        assert_eq!((again.changed, again.before), (0, false));
+        assert_eq!(count(&store, "SELECT COUNT(*) FROM revocations").await, 1);
+        assert_eq!(cpu(&store).await, 10);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_is_not_forked_has_nothing_to_resolve() {
     for engine in ENGINES {
         let (_home, store) = store(engine).await;

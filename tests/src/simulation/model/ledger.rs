@@ -1,9 +1,9 @@
 //! What a reconciler must hold: which segments of which streams, and which of them count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use tallystick_common::ids::{NodeId, StreamId};
+use tallystick_common::ids::{Hash, NodeId, StreamId};
 
 use super::tariff::Rule;
 use super::{Content, Item, Usage};
@@ -21,6 +21,8 @@ pub enum Fate {
     Early,
     /// Another one has its place.
     Forked,
+    /// Its stream waits until a person decides which branch is the node's.
+    Held,
     /// It is not taken.
     Refused,
 }
@@ -36,22 +38,50 @@ pub enum Standing {
     Retired(u64),
 }
 
+/// A segment that is held.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// What it says.
+    pub content: Rc<Content>,
+    /// It counts.
+    pub counts: bool,
+    /// It is or was in doubt, so that a person may decide that it does not count.
+    pub doubted: bool,
+    /// A person decided that it does not count.
+    pub written_off: bool,
+}
+
 /// One stream.
 #[derive(Debug, Clone, Default)]
 pub struct Stream {
-    /// Its segments in order, each with whether it counts.
-    pub segments: Vec<(Rc<Content>, bool)>,
-    /// It goes on no more.
+    /// Its segments in order.
+    pub segments: Vec<Kept>,
+    /// It goes on no more, whatever is decided of its forks.
     pub closed: bool,
+    /// It was forked, and nobody has decided yet.
+    pub frozen: bool,
+    /// When each fork was heard of, where it is, and which segment begins the other branch.
+    pub forks: Vec<(u64, u64, Hash)>,
+    /// From which number on its key is revoked.
+    pub revoked: Option<u64>,
 }
 
-/// An invoice as it was issued.
+/// An invoice or a correction as it was issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invoice {
+pub struct Document {
     /// Its number.
     pub number: String,
     /// Every byte of it.
-    pub document: String,
+    pub text: String,
+}
+
+/// What was said of the month to an account: by its invoice and corrections together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Said {
+    /// What they add up to, in cents.
+    pub cents: i128,
+    /// The usage that the latest of them states.
+    pub micros: u128,
 }
 
 /// Everything a reconciler holds. A copy of it belongs to a copy of its store.
@@ -64,7 +94,13 @@ pub struct Ledger {
     /// Whose what is.
     pub rules: Vec<Rule>,
     /// Invoices, as issued.
-    pub invoices: Vec<Invoice>,
+    pub invoices: Vec<Document>,
+    /// Corrections, as issued.
+    pub corrections: Vec<Document>,
+    /// By account that has an invoice.
+    pub said: BTreeMap<&'static str, Said>,
+    /// Nodes whose key signs nothing new.
+    pub revoked: BTreeSet<NodeId>,
 }
 
 impl Ledger {
@@ -77,12 +113,18 @@ impl Ledger {
         let stream = self.streams.get(&(content.node, content.stream));
         let held = stream.map_or(&[][..], |stream| &stream.segments);
         let place = usize::try_from(content.seq.0).unwrap_or(usize::MAX);
-        if let Some((there, _)) = held.get(place) {
-            return if there.hash == content.hash {
-                Fate::Known
-            } else {
-                Fate::Forked
-            };
+        let there = held.get(place).map(|kept| kept.content.hash);
+        if there == Some(content.hash) {
+            return Fate::Known;
+        }
+        if self.revoked.contains(&content.node) {
+            return Fate::Refused;
+        }
+        if there.is_some() {
+            return Fate::Forked;
+        }
+        if stream.is_some_and(|stream| stream.frozen) {
+            return Fate::Held;
         }
         if stream.is_some_and(|stream| stream.closed) {
             return Fate::Refused;
@@ -90,7 +132,7 @@ impl Ledger {
         if place > held.len() {
             return Fate::Early;
         }
-        if held.last().map(|(last, _)| last.hash) != content.previous {
+        if held.last().map(|last| last.content.hash) != content.previous {
             return Fate::Refused;
         }
         if content.spoiled || self.is_measured_elsewhere(content) {
@@ -100,14 +142,14 @@ impl Ledger {
     }
 
     /// Nobody counts one thing twice at one time.
-    fn is_measured_elsewhere(&self, content: &Content) -> bool {
+    pub(super) fn is_measured_elsewhere(&self, content: &Content) -> bool {
         let elsewhere = self
             .streams
             .iter()
             .filter(|((node, stream), _)| *node == content.node && *stream != content.stream)
             .flat_map(|(_, stream)| &stream.segments)
-            .filter(|(_, counts)| *counts)
-            .flat_map(|(there, _)| &there.measured);
+            .filter(|kept| kept.counts)
+            .flat_map(|kept| &kept.content.measured);
         elsewhere.into_iter().any(|(item, (from, to))| {
             let meets =
                 |(own, (start, end)): &(Item, (u64, u64))| own == item && start < to && from < end;
@@ -115,22 +157,27 @@ impl Ledger {
         })
     }
 
-    /// A segment has arrived, and this was its fate.
-    pub fn take(&mut self, content: &Rc<Content>, fate: Fate) {
+    /// A segment has arrived at that time, and this was its fate.
+    pub fn take(&mut self, content: &Rc<Content>, fate: Fate, now: u64) {
         let stream = (content.node, content.stream);
         match fate {
             Fate::Counted | Fate::Doubted => {
                 let counts = fate == Fate::Counted;
                 let stream = self.streams.entry(stream).or_default();
-                stream.segments.push((Rc::clone(content), counts));
+                stream.segments.push(Kept {
+                    content: Rc::clone(content),
+                    counts,
+                    doubted: !counts,
+                    written_off: false,
+                });
                 stream.closed |= content.last;
                 if counts && content.last {
                     self.nodes
                         .insert(content.node, Standing::Retired(content.time.1));
                 }
             }
-            Fate::Forked => self.streams.entry(stream).or_default().closed = true,
-            Fate::Known | Fate::Early | Fate::Refused => {}
+            Fate::Forked => self.streams.entry(stream).or_default().fork(content, now),
+            Fate::Known | Fate::Early | Fate::Held | Fate::Refused => {}
         }
     }
 
@@ -141,7 +188,7 @@ impl Ledger {
         self.streams
             .get(&(content.node, content.stream))
             .and_then(|stream| stream.segments.get(place))
-            .is_some_and(|(there, _)| there.hash == content.hash)
+            .is_some_and(|kept| kept.content.hash == content.hash)
     }
 
     /// What counts of a node.
@@ -149,8 +196,9 @@ impl Ledger {
     pub fn counted(&self, node: NodeId) -> Usage {
         let mut sum = Usage::new();
         let own = self.streams.iter().filter(|((of, _), _)| *of == node);
-        for (content, counts) in own.flat_map(|(_, stream)| &stream.segments) {
-            for (place, quantity) in content.used.iter().filter(|_| *counts) {
+        let kept = own.flat_map(|(_, stream)| &stream.segments);
+        for kept in kept.filter(|kept| kept.counts) {
+            for (place, quantity) in &kept.content.used {
                 *sum.entry(*place).or_default() += quantity;
             }
         }
@@ -163,7 +211,7 @@ impl Ledger {
         let own = self.streams.iter().filter(|((of, _), _)| *of == node);
         let mut times: Vec<(u64, u64)> = own
             .flat_map(|(_, stream)| &stream.segments)
-            .map(|(content, _)| content.time)
+            .map(|kept| kept.content.time)
             .collect();
         times.sort_unstable();
         let mut through = times.first()?.0;

@@ -18,6 +18,12 @@ pub struct Rule {
 pub const ALL: &str = "cgroup/*";
 
 impl Rule {
+    /// Whether some workload could be another's and this one's.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        self.is_for(other.workload) || other.is_for(self.workload)
+    }
+
     fn is_for(&self, workload: &str) -> bool {
         self.workload == workload || (self.workload == ALL && workload.starts_with("cgroup/"))
     }
@@ -25,13 +31,29 @@ impl Rule {
     /// Whether two rules would give one thing to two accounts at one instant.
     #[must_use]
     pub fn contradicts(&self, other: &Self) -> bool {
-        self.account != other.account
-            && self.quarter == other.quarter
-            && (self.is_for(other.workload) || other.is_for(self.workload))
+        self.account != other.account && self.quarter == other.quarter && self.meets(other)
     }
 }
 
 impl Ledger {
+    /// Whether a rule that is not made to correct anything would say of a time what was said otherwise: it gives to
+    /// a second account at one instant, or speaks of a month, up to `end`, that was invoiced to one that it concerns.
+    #[must_use]
+    pub fn refuses(&self, rule: &Rule, end: u64) -> bool {
+        let meets = |other: &&Rule| other.meets(rule);
+        let beside: Vec<&Rule> = self.rules.iter().filter(meets).collect();
+        if let Some(place) = beside.iter().rposition(|other| *other == rule)
+            && !beside[place..].iter().any(|other| other.contradicts(rule))
+        {
+            return false;
+        }
+        let others = beside.iter().map(|other| other.account);
+        let mut concerned = others.chain([rule.account]);
+        let invoiced = concerned.any(|account| self.said.contains_key(account));
+        let contradicted = beside.iter().any(|other| other.contradicts(rule));
+        contradicted || (invoiced && rule.quarter * QUARTER < end)
+    }
+
     /// Whose a workload is in a quarter-hour: the latest rule says it, of equals the one made last.
     #[must_use]
     pub fn owner(&self, workload: &str, quarter: u64) -> Option<&'static str> {
@@ -48,10 +70,15 @@ impl Ledger {
         latest.map(|rule| rule.account)
     }
 
-    /// Cents for the CPU time of an account between two instants: 36.00 an hour, that is a millionth of a
-    /// cent for a microsecond, rounded once, half a cent up.
+    /// Cents for the CPU time of an account between two instants.
     #[must_use]
     pub fn bill(&self, account: &str, from: u64, to: u64) -> u128 {
+        cents(self.micros(account, from, to))
+    }
+
+    /// The CPU time of an account between two instants.
+    #[must_use]
+    pub fn micros(&self, account: &str, from: u64, to: u64) -> u128 {
         let mut micros = 0;
         for node in self.nodes.keys() {
             for ((item, quarter), quantity) in self.counted(*node) {
@@ -62,6 +89,12 @@ impl Ledger {
                 }
             }
         }
-        (micros + 500_000) / 1_000_000
+        micros
     }
+}
+
+/// 36.00 an hour, that is a millionth of a cent for a microsecond, rounded once, half a cent up.
+#[must_use]
+pub fn cents(micros: u128) -> u128 {
+    (micros + 500_000) / 1_000_000
 }
