@@ -49,6 +49,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "corrections",
         include_str!("../../migrations/0007_corrections.sql"),
     ),
+    (
+        9,
+        "restores",
+        include_str!("../../migrations/0009_restores.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.
