@@ -128,6 +128,18 @@ impl Entry {
         }
     }
 
+    /// Which node it is about.
+    #[must_use]
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Begun { .. } => None,
+            Self::Ban { node, .. }
+            | Self::Retire { node, .. }
+            | Self::Activate { node, .. }
+            | Self::Revoke { node, .. } => Some(*node),
+        }
+    }
+
     /// When it was.
     #[must_use]
     pub fn at(&self) -> Timestamp {

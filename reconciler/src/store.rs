@@ -272,7 +272,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::open_or_create`].
-    async fn unsettled(at: &Location) -> Result<Self, StoreError> {
+    pub(crate) async fn unsettled(at: &Location) -> Result<Self, StoreError> {
         Self::connect(at, StoreEpoch([0; StoreEpoch::LEN])).await
     }
 

@@ -15,6 +15,9 @@ use crate::store::decisions::{self, Revocation};
 use crate::store::nodes::{self, NodeState};
 use crate::store::{Store, StoreError, streams};
 
+/// Why a node is banned that a person named.
+pub(super) const NAMED: &str = "banned when the store was restored";
+
 /// What a person says of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exclusions {
@@ -92,7 +95,7 @@ impl Known {
     ) -> Result<Applied, BackupError> {
         let mut applied = Applied::default();
         for named in &self.nodes {
-            let reason = "banned when the store was restored".to_owned();
+            let reason = NAMED.to_owned();
             let state = NodeState::Banned { at: now, reason };
             let node = {
                 let mut tx = store.read().await?;

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tallystick_common::ids::{Hash, StoreEpoch};
+use tallystick_common::ids::{Hash, NodeId, StoreEpoch};
 use tallystick_common::time::Timestamp;
 
-use super::exclusion::{Applied, Exclusions, Known};
+use super::exclusion::{Applied, Exclusions, Known, NAMED};
 use super::manifest::{AUTHORITY, Manifest, STORE};
 use super::verify::{checked_log, verify};
 use super::{BackupError, RESTORING, folder, taken};
@@ -82,6 +82,12 @@ pub struct Plan {
 /// When the backup is not whole, something is there already, or nobody says who was shut out since it was made. If
 /// it was cut off, `restore` of the same backup goes on.
 pub async fn restore(order: Order<'_>, now: Timestamp) -> Result<Restored, BackupError> {
+    let (plan, known) = place_store(&order, now).await?;
+    finish(&order, &order.config.data.join(RESTORING), plan, &known, now).await
+}
+
+/// Everything up to where the store is in its place, and nothing serves it yet.
+async fn place_store(order: &Order<'_>, now: Timestamp) -> Result<(Plan, Known), BackupError> {
     let verified = verify(order.backup).await?;
     let (data, store) = (&order.config.data, &order.config.store);
     let known = order.exclusions.read(data, &verified.manifest)?;
@@ -92,12 +98,21 @@ pub async fn restore(order: Order<'_>, now: Timestamp) -> Result<Restored, Backu
         Some(_) => return Err(BackupError::Begun(data.clone())),
         None if Store::lives_at(store).await? => return Err(taken(store)),
         None => {
-            let plan = prepare(&order, &verified.manifest, verified.digest, &known, now).await?;
+            let plan = prepare(order, &verified.manifest, verified.digest, &known, now).await?;
             arrive(&place.join(STORE), store).await?;
             plan
         }
     };
-    finish(&order, &place, plan, &known, now).await
+    Ok((plan, known))
+}
+
+/// As if it were cut off there.
+#[cfg(test)]
+pub(super) async fn up_to_the_store(
+    order: Order<'_>,
+    now: Timestamp,
+) -> Result<Plan, BackupError> {
+    place_store(&order, now).await.map(|(plan, _)| plan)
 }
 
 fn refuse_taken(data: &Path) -> Result<(), BackupError> {
@@ -252,7 +267,7 @@ async fn finish(
 ) -> Result<Restored, BackupError> {
     let data = &order.config.data;
     keep_configuration(order.backup, data)?;
-    keep_bans(data, &plan, known)?;
+    keep_bans(data, &plan, known, now)?;
     let store = Store::open(&order.config.store).await?;
     // Of an attempt that was cut off here, and told nobody.
     let mut tx = store.write().await?;
@@ -274,7 +289,12 @@ fn keep_configuration(backup: &Path, data: &Path) -> Result<(), BackupError> {
 }
 
 /// The next restore, of this or an older backup, is to know them, too.
-fn keep_bans(data: &Path, plan: &Plan, known: &Known) -> Result<(), BackupError> {
+fn keep_bans(
+    data: &Path,
+    plan: &Plan,
+    known: &Known,
+    now: Timestamp,
+) -> Result<(), BackupError> {
     let Some(bans) = Bans::of(data) else {
         return Ok(());
     };
@@ -290,5 +310,12 @@ fn keep_bans(data: &Path, plan: &Plan, known: &Known) -> Result<(), BackupError>
     }
     let new = |entry: &&Entry| !held.contains(entry);
     missing.extend(known.entries.iter().filter(new).cloned());
+    let told = |node: &NodeId| known.entries.iter().any(|entry| entry.node() == Some(*node));
+    let named = plan.exclusions.shut_out.iter().filter(|node| !told(node));
+    missing.extend(named.map(|node| Entry::Ban {
+        at: now,
+        node: *node,
+        reason: NAMED.to_owned(),
+    }));
     Ok(bans.append(&missing).map_err(StoreError::from)?)
 }
