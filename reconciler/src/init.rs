@@ -62,7 +62,9 @@ pub async fn init_with(config: &Config, actor: &str, now: Timestamp) -> Result<S
     }
     Authority::create_with(&config.data, config.lives, now)?;
     let store = Store::create(&config.store, epoch()?, now).await?;
-    let store = store.begin_bans(&config.data, now).map_err(StoreError::from)?;
+    let store = store
+        .begin_bans(&config.data, now)
+        .map_err(StoreError::from)?;
     let token = auth::create_token(&store, "admin", actor, now).await?;
     store.close().await;
     Ok(token)

@@ -178,7 +178,10 @@ async fn revoke(
         return Ok(());
     };
     let held = decisions::revocations(&mut tx, node.row).await?;
-    if held.iter().any(|held| held.stream == *stream && held.key == *key) {
+    if held
+        .iter()
+        .any(|held| held.stream == *stream && held.key == *key)
+    {
         return Ok(());
     }
     let streams = streams::of_node(&mut tx, node.row).await?;

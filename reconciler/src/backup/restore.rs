@@ -83,7 +83,14 @@ pub struct Plan {
 /// it was cut off, `restore` of the same backup goes on.
 pub async fn restore(order: Order<'_>, now: Timestamp) -> Result<Restored, BackupError> {
     let (plan, known) = place_store(&order, now).await?;
-    finish(&order, &order.config.data.join(RESTORING), plan, &known, now).await
+    finish(
+        &order,
+        &order.config.data.join(RESTORING),
+        plan,
+        &known,
+        now,
+    )
+    .await
 }
 
 /// Everything up to where the store is in its place, and nothing serves it yet.
@@ -108,10 +115,7 @@ async fn place_store(order: &Order<'_>, now: Timestamp) -> Result<(Plan, Known),
 
 /// As if it were cut off there.
 #[cfg(test)]
-pub(super) async fn up_to_the_store(
-    order: Order<'_>,
-    now: Timestamp,
-) -> Result<Plan, BackupError> {
+pub(super) async fn up_to_the_store(order: Order<'_>, now: Timestamp) -> Result<Plan, BackupError> {
     place_store(&order, now).await.map(|(plan, _)| plan)
 }
 
@@ -233,7 +237,11 @@ async fn check_rollups(store: &Store) -> Result<(), BackupError> {
 
 /// By the second of the restore: whatever is not known of lives in between, none began in the same one.
 fn series(now: Timestamp) -> String {
-    let digits: String = now.to_string().chars().filter(char::is_ascii_digit).collect();
+    let digits: String = now
+        .to_string()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
     // 20261125023355, without the century.
     format!("R{}", digits.get(2..14).unwrap_or(&digits))
 }
@@ -289,12 +297,7 @@ fn keep_configuration(backup: &Path, data: &Path) -> Result<(), BackupError> {
 }
 
 /// The next restore, of this or an older backup, is to know them, too.
-fn keep_bans(
-    data: &Path,
-    plan: &Plan,
-    known: &Known,
-    now: Timestamp,
-) -> Result<(), BackupError> {
+fn keep_bans(data: &Path, plan: &Plan, known: &Known, now: Timestamp) -> Result<(), BackupError> {
     let Some(bans) = Bans::of(data) else {
         return Ok(());
     };
@@ -305,12 +308,22 @@ fn keep_bans(
         Vec::new()
     };
     let mut missing: Vec<Entry> = Vec::new();
-    if held.is_empty() && !known.entries.iter().any(|entry| matches!(entry, Entry::Begun { .. })) {
+    if held.is_empty()
+        && !known
+            .entries
+            .iter()
+            .any(|entry| matches!(entry, Entry::Begun { .. }))
+    {
         missing.push(Entry::Begun { at: plan.made_at });
     }
     let new = |entry: &&Entry| !held.contains(entry);
     missing.extend(known.entries.iter().filter(new).cloned());
-    let told = |node: &NodeId| known.entries.iter().any(|entry| entry.node() == Some(*node));
+    let told = |node: &NodeId| {
+        known
+            .entries
+            .iter()
+            .any(|entry| entry.node() == Some(*node))
+    };
     let named = plan.exclusions.shut_out.iter().filter(|node| !told(node));
     missing.extend(named.map(|node| Entry::Ban {
         at: now,

@@ -151,7 +151,10 @@ async fn what_is_restored_counts_the_same_and_repeats_and_revives_nothing() {
         assert!(matches!(log, Verification::Whole(_)), "{log:?}");
         let told = audit::entry_of(&mut tx, "store.restore", &store.epoch().to_string()).await;
         let told = told.unwrap().unwrap().detail;
-        assert!(told.contains(&old.world.store.epoch().to_string()), "{told}");
+        assert!(
+            told.contains(&old.world.store.epoch().to_string()),
+            "{told}"
+        );
         drop(tx);
         old.world.store = store;
         assert_eq!(old.world.draft("acme", LATE).await.statement, before);
@@ -192,7 +195,14 @@ async fn a_backup_is_refused_whatever_of_it_is_changed() {
     verify(&backup).await.unwrap();
     std::fs::rename(backup.join("manifest.json"), old.path("m")).unwrap();
     fails("no complete backup").await;
-    let twice = make(&old.config, &old.path("none"), &old.world.store, &backup, made_at()).await;
+    let twice = make(
+        &old.config,
+        &old.path("none"),
+        &old.world.store,
+        &backup,
+        made_at(),
+    )
+    .await;
     assert!(matches!(twice, Err(BackupError::Exists(_))), "{twice:?}");
 }
 
@@ -234,7 +244,9 @@ async fn a_restore_that_was_cut_off_is_run_again() {
             let at = crate::store::Store::unsettled(&config.store).await.unwrap();
             at.close().await;
         }
-        let first = restore::up_to_the_store(order, restored_at()).await.unwrap();
+        let first = restore::up_to_the_store(order, restored_at())
+            .await
+            .unwrap();
         assert!(refuse_half_restored(&config.data).is_err());
         assert!(!config.data.join("authority").exists(), "nothing serves it");
 

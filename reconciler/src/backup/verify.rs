@@ -49,11 +49,7 @@ fn check_files(backup: &Path, manifest: &Manifest) -> Result<(), BackupError> {
     }
 }
 
-async fn check_store(
-    backup: &Path,
-    manifest: &Manifest,
-    store: &Store,
-) -> Result<(), BackupError> {
+async fn check_store(backup: &Path, manifest: &Manifest, store: &Store) -> Result<(), BackupError> {
     if store.epoch() != manifest.epoch {
         return Err(differs(backup, STORE, "it is of another store"));
     }

@@ -63,8 +63,14 @@ fn tell(output: Output, manifest: &Manifest, digest: Hash) -> anyhow::Result<()>
         ("store epoch", manifest.epoch.to_string()),
         ("schema", manifest.schema.to_string()),
         ("audit log", manifest.audit.clone()),
-        ("rows", format!("{rows} in {} tables", manifest.tables.len())),
-        ("bytes", format!("{bytes} in {} files", manifest.files.len())),
+        (
+            "rows",
+            format!("{rows} in {} tables", manifest.tables.len()),
+        ),
+        (
+            "bytes",
+            format!("{bytes} in {} files", manifest.files.len()),
+        ),
         ("digest", digest.to_string()),
     ]))
 }

@@ -41,10 +41,7 @@ pub struct Voided {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn renew(
-    conn: &mut Connection,
-    renewal: &Renewal<'_>,
-) -> Result<Voided, StoreError> {
+pub async fn renew(conn: &mut Connection, renewal: &Renewal<'_>) -> Result<Voided, StoreError> {
     sql::query(
         "INSERT INTO restores (number, epoch_before, epoch, series, backup_made_at, restored_at, restored_by) \
          SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4, $5, $6 FROM restores",
@@ -57,8 +54,7 @@ pub async fn renew(
     .bind(renewal.actor)
     .execute(&mut *conn)
     .await?;
-    let text =
-        "UPDATE meta SET store_epoch = $1, series = $2, node_states = node_states + 1 WHERE single = 1";
+    let text = "UPDATE meta SET store_epoch = $1, series = $2, node_states = node_states + 1 WHERE single = 1";
     sql::query(text)
         .bind(renewal.epoch.as_bytes().to_vec())
         .bind(renewal.series)
@@ -93,10 +89,7 @@ async fn void(conn: &mut Connection, now: Timestamp) -> Result<Voided, StoreErro
 ///
 /// # Errors
 /// When the database fails.
-pub async fn void_api_tokens(
-    conn: &mut Connection,
-    now: Timestamp,
-) -> Result<u64, StoreError> {
+pub async fn void_api_tokens(conn: &mut Connection, now: Timestamp) -> Result<u64, StoreError> {
     let text = "UPDATE api_tokens SET revoked_at = $1 WHERE revoked_at IS NULL";
     let done = sql::query(text).bind(now.as_i64()).execute(conn).await?;
     Ok(done.rows_affected())

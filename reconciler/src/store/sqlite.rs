@@ -49,7 +49,10 @@ pub(super) async fn archived(path: &Path) -> Result<SqlitePool, StoreError> {
         .filename(path)
         .read_only(true)
         .immutable(true);
-    Ok(pool_options().max_connections(1).connect_with(options).await?)
+    Ok(pool_options()
+        .max_connections(1)
+        .connect_with(options)
+        .await?)
 }
 
 /// Connects the writer. SQLite does not wait for the lock while a new file is switched to WAL, so one
