@@ -20,7 +20,7 @@
 //! trusted until it is retired.
 
 mod certificate;
-mod files;
+pub(crate) mod files;
 pub mod join;
 mod succession;
 pub(crate) mod tls;

@@ -1,7 +1,7 @@
 //! The command line: `tallystick-reconciler`.
 //!
 //! Owns how commands are written and how answers are told; decides nothing. Every command but `init`,
-//! `serve` and `plan check` works on the store directly, beside a running server, which sees the change
+//! `serve`, `restore`, `backup verify` and `plan check` works on the store directly, beside a running server, which sees the change
 //! in its next transaction. Asking twice for the same thing changes nothing the second time.
 //!
 //! Exit codes: 0 done, 1 failed or refused (standard error says what, on what, and what to do; nothing
@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use tallystick_common::told::told;
 
-use crate::config::{Config, ConfigError, DEFAULT_DATA};
+use crate::config::{self, Config, ConfigError, DEFAULT_DATA};
 use crate::store::{Location, Store};
 
 mod account;
@@ -22,6 +22,7 @@ mod api_token;
 mod assign;
 mod audit;
 mod authority;
+mod backup;
 mod conservation;
 mod correction;
 mod coverage;
@@ -36,6 +37,7 @@ mod output;
 mod period;
 mod plan;
 mod quarantine;
+mod restore;
 mod rollup;
 mod serve;
 mod store;
@@ -119,11 +121,22 @@ impl Cli {
 }
 
 impl Common {
-    fn load(&self) -> Result<Config, ConfigError> {
-        let mut config = match &self.config {
+    fn config_file(&self) -> PathBuf {
+        let own = || self.data.join(config::FILE_NAME);
+        self.config.clone().unwrap_or_else(own)
+    }
+
+    fn load(&self) -> anyhow::Result<Config> {
+        crate::backup::refuse_half_restored(&self.data)?;
+        let config = match &self.config {
             Some(file) => Config::load_file(&self.data, file),
             None => Config::load(&self.data),
         }?;
+        Ok(self.with_store(config)?)
+    }
+
+    /// With the store that the command line names, if it names one.
+    fn with_store(&self, mut config: Config) -> Result<Config, ConfigError> {
         if let Some(text) = &self.store {
             let path = PathBuf::from("--store");
             config.store = Location::parse(text, &self.data)
@@ -173,11 +186,16 @@ enum Command {
     Authority(authority::AuthorityCommand),
     #[command(subcommand)]
     Store(store::StoreCommand),
+    #[command(args_conflicts_with_subcommands = true)]
+    Backup(backup::Backup),
+    Restore(restore::Restore),
 }
 
 /// What commands work with.
 struct Session {
     config: Config,
+    /// Where the configuration is, if it is there.
+    config_file: PathBuf,
     store: Store,
     output: Output,
     actor: String,
@@ -201,11 +219,18 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Init(command) => command.run(&common).await,
         Command::Serve(command) => command.run(&common).await,
+        Command::Restore(command) => command.run(&common).await,
+        Command::Backup(backup::Backup {
+            command: Some(command),
+            ..
+        }) => command.run(output).await,
         Command::Plan(plan::PlanCommand::Check { file }) => plan::check(output, &file),
         command => {
             let config = common.load()?;
             let store = Store::open(&config.store).await?;
+            let store = store.with_bans(&config.data);
             let session = Session {
+                config_file: common.config_file(),
                 config,
                 store,
                 output,
@@ -221,7 +246,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
 async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
     match command {
         // Those that need no store were run before.
-        Command::Init(_) | Command::Serve(_) => Ok(()),
+        Command::Init(_) | Command::Serve(_) | Command::Restore(_) => Ok(()),
         Command::Token(command) => command.run(session).await,
         Command::Node(command) => command.run(session).await,
         Command::Quarantine(command) => command.run(session).await,
@@ -243,6 +268,7 @@ async fn on_store(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Audit(command) => command.run(session).await,
         Command::Authority(command) => command.run(session).await,
         Command::Store(command) => command.run(session).await,
+        Command::Backup(command) => command.run(session).await,
     }
 }
 

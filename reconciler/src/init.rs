@@ -8,6 +8,7 @@ use tallystick_common::time::Timestamp;
 
 use crate::auth::{self, AuthError, Secret};
 use crate::authority::{Authority, AuthorityError};
+use crate::backup::{HalfRestored, refuse_half_restored};
 use crate::config::Config;
 use crate::store::{Store, StoreError};
 
@@ -27,6 +28,9 @@ pub enum InitError {
     /// No random bytes.
     #[error("draw a store epoch: {0}")]
     Random(String),
+    /// A restore was cut off.
+    #[error(transparent)]
+    HalfRestored(#[from] HalfRestored),
     /// Keys and certificates.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -58,6 +62,9 @@ pub async fn init_with(config: &Config, actor: &str, now: Timestamp) -> Result<S
     }
     Authority::create_with(&config.data, config.lives, now)?;
     let store = Store::create(&config.store, epoch()?, now).await?;
+    let store = store
+        .begin_bans(&config.data, now)
+        .map_err(StoreError::from)?;
     let token = auth::create_token(&store, "admin", actor, now).await?;
     store.close().await;
     Ok(token)
@@ -68,9 +75,11 @@ pub async fn init_with(config: &Config, actor: &str, now: Timestamp) -> Result<S
 /// # Errors
 /// When the folder cannot be used.
 pub async fn open_or_init(data: &Path, now: Timestamp) -> Result<(Authority, Store), InitError> {
+    refuse_half_restored(data)?;
     make_folder(data)?;
     let authority = Authority::open_or_create(data, now)?;
     let store = Store::open_or_create(&Config::of(data).store, epoch()?, now).await?;
+    let store = store.begin_bans(data, now).map_err(StoreError::from)?;
     Ok((authority, store))
 }
 
@@ -85,7 +94,7 @@ fn make_folder(data: &Path) -> Result<(), InitError> {
     })
 }
 
-fn epoch() -> Result<StoreEpoch, InitError> {
+pub(crate) fn epoch() -> Result<StoreEpoch, InitError> {
     let mut bytes = [0; StoreEpoch::LEN];
     getrandom::fill(&mut bytes).map_err(|error| InitError::Random(error.to_string()))?;
     Ok(StoreEpoch(bytes))

@@ -10,6 +10,8 @@ pub mod api;
 pub mod audit;
 pub mod auth;
 pub mod authority;
+pub mod backup;
+pub mod bans;
 pub mod billing;
 pub mod catalog;
 pub mod cli;

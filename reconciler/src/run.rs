@@ -80,6 +80,9 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let authority = Authority::open_with(&config.data, config.lives, clock::now())?;
     let store = Store::open(&config.store).await?;
+    let store = store
+        .begin_bans(&config.data, clock::now())
+        .map_err(StoreError::from)?;
     serve(config, authority, store, ready, shutdown).await
 }
 

@@ -14,7 +14,7 @@
 //! Writers take turns ([`Store::write`]), readers see one consistent state ([`Store::read`]) and never
 //! wait for writers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -22,6 +22,8 @@ use sqlx::postgres::Postgres;
 use sqlx::sqlite::{Sqlite, SqlitePool};
 use tallystick_common::ids::StoreEpoch;
 use tallystick_common::time::Timestamp;
+
+use crate::bans::{Bans, BansError, Entry};
 
 pub mod again;
 pub mod auth;
@@ -46,6 +48,7 @@ pub mod owners;
 mod postgres;
 pub mod readings;
 pub mod refusals;
+pub mod restoring;
 pub mod rollups;
 pub mod settings;
 pub mod sql;
@@ -133,6 +136,9 @@ pub enum StoreError {
     /// Another process moved what was remembered here.
     #[error("another process moved on what this one remembered; it is read again")]
     Moved,
+    /// Who is shut out could not be written down.
+    #[error(transparent)]
+    Bans(#[from] BansError),
     /// A number that no column holds.
     #[error("write {what} to the store: {value} is too large")]
     TooLarge {
@@ -169,6 +175,7 @@ impl StoreError {
 pub struct Store {
     pools: Pools,
     epoch: StoreEpoch,
+    bans: Option<Bans>,
     /// The number of the next replica; numbers begin at a random one.
     replicas: Arc<AtomicI64>,
 }
@@ -235,6 +242,17 @@ impl Store {
         }
     }
 
+    /// Whether a store has begun its life there: what was cut off while it was made or arrived has not.
+    ///
+    /// # Errors
+    /// When a server does not answer.
+    pub async fn lives_at(location: &Location) -> Result<bool, StoreError> {
+        match location {
+            Location::File(path) => Ok(sqlite::files(path).iter().any(|file| file.exists())),
+            Location::Server(server) => postgres::has_life(server).await,
+        }
+    }
+
     /// Opens the store, or creates it with `epoch`. Safe to be called by several processes at once:
     /// the first one's epoch holds.
     ///
@@ -245,28 +263,90 @@ impl Store {
         epoch: StoreEpoch,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        let pools = match at.into() {
-            Location::File(path) => {
-                let (writer, readers) = sqlite::open(&path).await?;
-                Pools::Sqlite { writer, readers }
-            }
-            Location::Server(server) => Pools::Postgres(postgres::open(&server).await?),
-        };
-        let first = i64::from_be_bytes(random()?) >> 2 & i64::MAX;
-        let replicas = Arc::new(AtomicI64::new(first));
-        let mut store = Self {
-            pools,
-            epoch,
-            replicas,
-        };
+        let mut store = Self::connect(&at.into(), epoch).await?;
         store.epoch = settle_epoch(&store, epoch, now).await?;
         Ok(store)
+    }
+
+    /// A store whose life has not begun, or may not have: a copy is to arrive there.
+    ///
+    /// # Errors
+    /// As [`Self::open_or_create`].
+    pub(crate) async fn unsettled(at: &Location) -> Result<Self, StoreError> {
+        Self::connect(at, StoreEpoch([0; StoreEpoch::LEN])).await
+    }
+
+    /// A file that nobody writes to, read as it is: neither it nor what is beside it changes.
+    ///
+    /// # Errors
+    /// When it is no store, or cannot be read.
+    pub async fn archived(path: &Path) -> Result<Self, StoreError> {
+        let readers = sqlite::archived(path).await?;
+        let writer = readers.clone();
+        let mut store = Self::of(Pools::Sqlite { writer, readers }, StoreEpoch([0; 16]))?;
+        let mut tx = store.read().await?;
+        store.epoch = held_epoch(&mut tx).await?.ok_or_else(|| {
+            StoreError::damaged("meta.store_epoch", "there is none: it was never finished")
+        })?;
+        Ok(store)
+    }
+
+    async fn connect(at: &Location, epoch: StoreEpoch) -> Result<Self, StoreError> {
+        let pools = match at {
+            Location::File(path) => {
+                let (writer, readers) = sqlite::open(path).await?;
+                Pools::Sqlite { writer, readers }
+            }
+            Location::Server(server) => Pools::Postgres(postgres::open(server).await?),
+        };
+        Self::of(pools, epoch)
+    }
+
+    fn of(pools: Pools, epoch: StoreEpoch) -> Result<Self, StoreError> {
+        let first = i64::from_be_bytes(random()?) >> 2 & i64::MAX;
+        let replicas = Arc::new(AtomicI64::new(first));
+        Ok(Self {
+            pools,
+            epoch,
+            bans: None,
+            replicas,
+        })
     }
 
     /// The life of this store, named in receipts.
     #[must_use]
     pub fn epoch(&self) -> StoreEpoch {
         self.epoch
+    }
+
+    /// Whoever is shut out from now on is written down in the data folder, too.
+    #[must_use]
+    pub fn with_bans(mut self, data: &Path) -> Self {
+        self.bans = Bans::of(data);
+        self
+    }
+
+    /// As [`Self::with_bans`], in a file that tells of everything from now on.
+    ///
+    /// # Errors
+    /// When there is none yet, and it cannot be made.
+    pub fn begin_bans(self, data: &Path, now: Timestamp) -> Result<Self, BansError> {
+        let store = self.with_bans(data);
+        if let Some(bans) = &store.bans {
+            bans.begin(now)?;
+        }
+        Ok(store)
+    }
+
+    /// Writes down, before the transaction of the change commits, who is shut out.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub(crate) fn note_ban(&self, entry: &Entry) -> Result<(), BansError> {
+        match &self.bans {
+            Some(bans) => bans.append(std::slice::from_ref(entry)),
+            None => Ok(()),
+        }
     }
 
     /// Begins a transaction that may write. One at a time in all processes: keep it short, and never
@@ -383,7 +463,7 @@ impl std::ops::DerefMut for Tx {
     }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| StoreError::Random(error.to_string()))?;
     Ok(bytes)
@@ -394,13 +474,9 @@ async fn settle_epoch(
     epoch: StoreEpoch,
     now: Timestamp,
 ) -> Result<StoreEpoch, StoreError> {
-    const HELD: &str = "SELECT store_epoch FROM meta WHERE single = 1";
     let mut tx = store.write().await?;
-    let held: Option<Vec<u8>> = sql::query_scalar(HELD).fetch_optional(&mut tx).await?;
-    if let Some(held) = held {
-        return StoreEpoch::from_slice(&held).ok_or_else(|| {
-            StoreError::damaged("meta.store_epoch", format!("{} bytes", held.len()))
-        });
+    if let Some(held) = held_epoch(&mut tx).await? {
+        return Ok(held);
     }
     sql::query("INSERT INTO meta (single, store_epoch, created_at) VALUES (1, $1, $2)")
         .bind(epoch.as_bytes().to_vec())
@@ -409,6 +485,16 @@ async fn settle_epoch(
         .await?;
     tx.commit().await?;
     Ok(epoch)
+}
+
+async fn held_epoch(conn: &mut Connection) -> Result<Option<StoreEpoch>, StoreError> {
+    const HELD: &str = "SELECT store_epoch FROM meta WHERE single = 1";
+    let held: Option<Vec<u8>> = sql::query_scalar(HELD).fetch_optional(conn).await?;
+    let Some(held) = held else { return Ok(None) };
+    let epoch = StoreEpoch::from_slice(&held);
+    epoch
+        .map(Some)
+        .ok_or_else(|| StoreError::damaged("meta.store_epoch", format!("{} bytes", held.len())))
 }
 
 #[cfg(test)]

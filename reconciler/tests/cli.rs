@@ -472,3 +472,49 @@ fn the_past_is_corrected_only_by_saying_so() {
     assert!(policy.contains("next_invoice"), "{policy}");
     assert_ne!(folder.checkpoint(), after);
 }
+
+#[test]
+fn a_backup_is_made_verified_and_restored() {
+    let folder = Folder::with_catalog();
+    let backup = folder.0.path().join("backup");
+    let to = backup.display();
+    let made = folder.json(&format!("backup --to {to}"));
+    let verified = folder.json(&format!("backup verify {to}"));
+    assert_eq!(made, verified);
+    folder.refused(1, &format!("backup --to {to}"), &["there already"]);
+    folder.refused(2, "backup", &["--to"]);
+
+    let restore = format!("restore {to}");
+    folder.refused(1, &restore, &["there already", "--data"]);
+    let new = folder.0.path().join("new");
+    let elsewhere = format!("{restore} --data {}", new.display());
+    folder.refused(
+        1,
+        &elsewhere,
+        &["banned", "--bans", "--accept-unknown-bans"],
+    );
+    assert!(!new.exists());
+    let bans = folder.data().join("bans.log");
+    let restored = folder.json(&format!("{elsewhere} --bans {}", bans.display()));
+    assert_eq!(
+        restored["restored"]["epoch_before"],
+        made["manifest"]["epoch"]
+    );
+    let data = new.display();
+    assert_eq!(
+        folder.json(&format!("account list --data {data}"))[0]["id"],
+        "acme"
+    );
+    let listed = folder.json(&format!("audit list --data {data}"));
+    let actions = listed.as_array().unwrap().iter();
+    assert!(
+        actions
+            .clone()
+            .any(|entry| entry["action"] == "store.restore")
+    );
+    folder.done(&format!("audit verify --data {data}"));
+
+    std::fs::create_dir(new.join("restoring")).unwrap();
+    let refused = format!("account list --data {data}");
+    folder.refused(1, &refused, &["a restore was cut off", "again"]);
+}

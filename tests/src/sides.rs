@@ -179,6 +179,11 @@ impl Sides {
         Ok(Api::new(format!("http://{http}"), self.api_token.clone()))
     }
 
+    /// From here on the API is asked with this token.
+    pub fn take_token(&mut self, token: &str) {
+        token.clone_into(&mut self.api_token);
+    }
+
     /// Writes `reconciler.toml`; it holds from the next start on.
     ///
     /// # Errors

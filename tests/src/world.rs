@@ -173,6 +173,11 @@ impl Reconciler {
         &self.running.as_ref().expect("it serves").ready
     }
 
+    /// From here on the API is asked with this token.
+    pub fn take_token(&mut self, token: &str) {
+        token.clone_into(&mut self.api_token);
+    }
+
     /// Where agents reach it.
     #[must_use]
     pub fn address(&self) -> String {

@@ -13,7 +13,7 @@ use super::AuthorityError;
 use super::certificate::seed_of;
 
 /// An empty folder for its owner alone, in place of what an interrupted attempt left there.
-pub(super) fn begin_folder(path: &Path) -> Result<(), AuthorityError> {
+pub(crate) fn begin_folder(path: &Path) -> Result<(), AuthorityError> {
     if path.exists() {
         fs::remove_dir_all(path).map_err(failed("remove", path))?;
     }
@@ -25,7 +25,7 @@ pub(super) fn begin_folder(path: &Path) -> Result<(), AuthorityError> {
 }
 
 /// Moves a finished folder into place, durably.
-pub(super) fn finish_folder(half_made: &Path, place: &Path) -> Result<(), AuthorityError> {
+pub(crate) fn finish_folder(half_made: &Path, place: &Path) -> Result<(), AuthorityError> {
     sync_folder(half_made)?;
     fs::rename(half_made, place).map_err(failed("rename to", place))?;
     place.parent().map_or(Ok(()), sync_folder)
@@ -41,7 +41,7 @@ pub(super) fn exchange_folder(half_made: &Path, place: &Path) -> Result<(), Auth
 }
 
 /// A new file, mode 0600, on disk when this returns.
-pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), AuthorityError> {
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), AuthorityError> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -62,7 +62,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), AuthorityError>
     path.parent().map_or(Ok(()), sync_folder)
 }
 
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, AuthorityError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, AuthorityError> {
     fs::read(path).map_err(failed("read", path))
 }
 
@@ -92,7 +92,7 @@ pub(super) fn certificate(path: &Path) -> Result<CertificateDer<'static>, Author
         .map_err(|_| AuthorityError::Content(path.to_owned(), "a certificate (PEM)"))
 }
 
-pub(super) fn sync_folder(path: &Path) -> Result<(), AuthorityError> {
+pub(crate) fn sync_folder(path: &Path) -> Result<(), AuthorityError> {
     File::open(path)
         .and_then(|folder| folder.sync_all())
         .map_err(failed("sync", path))

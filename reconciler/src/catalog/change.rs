@@ -14,6 +14,7 @@ use super::assignment::NodeNames;
 use super::subscription::plan_reference;
 use super::{Account, AccountId, CatalogError, Subscription, quarter_hour};
 use crate::audit::{self, Note};
+use crate::bans::Entry;
 use crate::store::again::{Passing, again};
 use crate::store::catalog::PlanVersion;
 use crate::store::nodes::{Node, NodeState};
@@ -425,6 +426,9 @@ pub async fn set_node_state(
         },
     )
     .await?;
+    store
+        .note_ban(&Entry::of_state(node.id, &state, now))
+        .map_err(StoreError::from)?;
     tx.commit().await.map_err(StoreError::from)?;
     Ok(Node { state, ..node })
 }

@@ -10,10 +10,12 @@ use tallystick_common::time::Timestamp;
 
 use super::hearing::{Hearing, Sentence};
 use super::{Decided, DecisionError, Order};
+use crate::bans::Entry;
 use crate::ingest::admit::StreamStatus;
 use crate::store::again::again;
 use crate::store::decisions::{self, Revocation};
-use crate::store::{Store, nodes};
+use crate::store::nodes::{self, Node};
+use crate::store::{Store, StoreError};
 
 /// Revokes the key that signed segment `from` of a stream, from there on. With `only_ask`, says what that would come
 /// to and does nothing.
@@ -62,7 +64,21 @@ async fn revoke_once(
         at: now,
     };
     decisions::revoke(&mut hearing.tx, hearing.node.row, &revocation).await?;
+    store
+        .note_ban(&entry(&hearing.node, revocation))
+        .map_err(StoreError::from)?;
     let row = hearing.stream.row;
     decisions::set_status(&mut hearing.tx, row, StreamStatus::Ended).await?;
     hearing.close(order, sentence, Vec::new(), now).await
+}
+
+fn entry(node: &Node, revoked: Revocation) -> Entry {
+    Entry::Revoke {
+        at: revoked.at,
+        node: node.id,
+        stream: revoked.stream,
+        from_seq: revoked.from,
+        key: revoked.key,
+        reason: revoked.reason,
+    }
 }

@@ -1,6 +1,6 @@
 //! Issued invoices and their numbers.
 //!
-//! A number is taken in the transaction that writes its invoice, so the series has no holes.
+//! A number is taken in the transaction that writes its invoice, so no series has holes.
 
 use serde_json::json;
 use tallystick_common::ids::{Hash, NodeId, Seq, StreamId};
@@ -62,9 +62,27 @@ pub async fn take_number(conn: &mut Connection, year: i64) -> Result<String, Sto
          RETURNING next_ordinal",
     )
     .bind(year)
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await?;
-    Ok(format!("TS-{year:04}-{:06}", next - 1))
+    numbered(conn, "TS", year, next - 1).await
+}
+
+/// A number of this life of the store: of another series after each restore, see [`super::restoring`].
+pub(super) async fn numbered(
+    conn: &mut Connection,
+    prefix: &str,
+    year: i64,
+    ordinal: i64,
+) -> Result<String, StoreError> {
+    let series: String = sql::query_scalar("SELECT series FROM meta WHERE single = 1")
+        .fetch_one(conn)
+        .await?;
+    let series = if series.is_empty() {
+        series
+    } else {
+        format!("{series}-")
+    };
+    Ok(format!("{prefix}-{year:04}-{series}{ordinal:06}"))
 }
 
 /// Writes an issued invoice.

@@ -69,9 +69,9 @@ pub async fn take_number(
     )
     .bind(name)
     .bind(year)
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await?;
-    Ok(format!("{prefix}-{year:04}-{:06}", next - 1))
+    super::billing::numbered(conn, prefix, year, next - 1).await
 }
 
 /// Writes an issued correction.

@@ -54,6 +54,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "documents",
         include_str!("../../migrations/0008_documents.sql"),
     ),
+    (
+        9,
+        "restores",
+        include_str!("../../migrations/0009_restores.sql"),
+    ),
 ];
 
 /// The newest schema that this program knows.

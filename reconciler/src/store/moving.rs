@@ -1,12 +1,12 @@
-//! Copies a store from a file to a server, and proves that nothing was lost on the way.
+//! Copies a store from one place to another, and proves that nothing was lost on the way.
 //!
-//! Tables and columns are those that the file has; rows go in the order of their keys. Everything arrives
-//! in one transaction, which is committed only if each table, read back in the same order, has the same
-//! number of rows and the same digest as in the file. Who owns which node is not copied.
+//! One of the two is a file: tables and columns are those that it has, and rows go in the order of their keys.
+//! Everything arrives in one transaction, which is committed only if each table, read back in the same order, has
+//! the same number of rows and the same digest as where it came from. Who owns which node is not copied.
 
 use super::bulk::{Bulk, Values};
 use super::sql::{self, Row, Value};
-use super::{Connection, Location, Store, StoreError};
+use super::{Connection, Location, Store, StoreError, Tx};
 
 /// Rows read and written at once.
 const PAGE: i64 = 4096;
@@ -14,7 +14,7 @@ const PAGE: i64 = 4096;
 const LEFT_OUT: [&str; 3] = ["replicas", "owners", "turns"];
 
 /// One table, as it was copied.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Copied {
     /// Its name.
     pub table: String,
@@ -32,18 +32,38 @@ pub struct Copied {
 /// server's store stays without rows and may be dropped.
 pub async fn copy(from: &Store, to: &Location) -> Result<(Store, Vec<Copied>), StoreError> {
     let mut source = from.write().await?;
-    if Store::is_at(to).await? {
+    let copied = arrive(&mut source, to).await?;
+    Ok((Store::open(to).await?, copied))
+}
+
+/// Copies what the transaction `from` sees to `to`, where no store may be yet: at least one of them is a file.
+///
+/// # Errors
+/// As [`copy`].
+pub(crate) async fn arrive(from: &mut Tx, to: &Location) -> Result<Vec<Copied>, StoreError> {
+    let target = Store::unsettled(to).await?;
+    let copied = fill(from, &target, to).await;
+    target.close().await;
+    copied
+}
+
+async fn fill(from: &mut Tx, target: &Store, to: &Location) -> Result<Vec<Copied>, StoreError> {
+    let mut tx = target.write().await?;
+    if is_settled(&mut tx).await? {
         return Err(StoreError::Exists { store: to.clone() });
     }
-    let target =
-        Store::open_or_create(to, from.epoch(), tallystick_common::time::Timestamp::EPOCH).await?;
-    let mut tx = target.write().await?;
-    sql::query("DELETE FROM meta").execute(&mut tx).await?;
+    let tables = match &**from {
+        Connection::Sqlite(_) => tables(from).await?,
+        Connection::Postgres(_) => tables(&mut tx).await?,
+    };
     let mut copied = Vec::new();
-    for table in tables(&mut source).await? {
-        let written = copy_table(&mut source, &mut tx, &table).await?;
-        let read = digest(&mut tx, &table).await?;
-        if read != written {
+    for table in &tables {
+        copied.push(copy_table(from, &mut tx, table).await?);
+    }
+    // After all of them: a server gives up on whoever falls silent in the middle.
+    for (table, written) in tables.iter().zip(&copied) {
+        let read = digest(&mut tx, table).await?;
+        if read != *written {
             let why = format!(
                 "{} rows were written, {} read back",
                 written.rows, read.rows
@@ -53,10 +73,29 @@ pub async fn copy(from: &Store, to: &Location) -> Result<(Store, Vec<Copied>), S
                 why: format!("{}: {why}, or their contents differ", table.name),
             });
         }
-        copied.push(written);
     }
     tx.commit().await?;
-    Ok((target, copied))
+    Ok(copied)
+}
+
+/// Whether a store there has begun its life: one that was cut off while it arrived has not.
+pub(crate) async fn is_settled(conn: &mut Connection) -> Result<bool, StoreError> {
+    let settled: i64 = sql::query_scalar("SELECT COUNT(*) FROM meta")
+        .fetch_one(conn)
+        .await?;
+    Ok(settled > 0)
+}
+
+/// What every table of a file comes to.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) async fn digests(file: &mut Connection) -> Result<Vec<Copied>, StoreError> {
+    let mut found = Vec::new();
+    for table in tables(file).await? {
+        found.push(digest(file, &table).await?);
+    }
+    Ok(found)
 }
 
 /// A table's shape.

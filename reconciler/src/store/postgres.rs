@@ -59,6 +59,19 @@ pub(super) async fn has_store(server: &Server) -> Result<bool, StoreError> {
     Ok(there)
 }
 
+/// Whether the database has a store that began its life.
+pub(super) async fn has_life(server: &Server) -> Result<bool, StoreError> {
+    if !has_store(server).await? {
+        return Ok(false);
+    }
+    let mut connection = connect(&options(server)?, server).await?;
+    let lives: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM meta")
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(lives > 0)
+}
+
 /// Connects and brings the schema up to date.
 pub(super) async fn open(server: &Server) -> Result<Pools, StoreError> {
     let options = options(server)?;

@@ -1,6 +1,6 @@
 //! The SQLite engine: one file (WAL, `synchronous=FULL`), one connection that writes, some that read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::Connection as _;
@@ -32,6 +32,27 @@ pub(super) async fn open(path: &Path) -> Result<(SqlitePool, SqlitePool), StoreE
         .connect_with(options.pragma("query_only", "ON"))
         .await?;
     Ok((writer, readers))
+}
+
+/// The file, and what SQLite keeps beside it. A log that is left of another file would be taken for this one's.
+pub(super) fn files(path: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|end| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        name.into()
+    })
+}
+
+/// Connects to a file that is closed for good: read only, and nothing is made beside it.
+pub(super) async fn archived(path: &Path) -> Result<SqlitePool, StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .immutable(true);
+    Ok(pool_options()
+        .max_connections(1)
+        .connect_with(options)
+        .await?)
 }
 
 /// Connects the writer. SQLite does not wait for the lock while a new file is switched to WAL, so one
