@@ -21,10 +21,9 @@ use tallystick_reconciler::store::{Location, Store};
 use tallystick_tests::bench::fleet::Fleet;
 use tallystick_tests::bench::intake::{self, Run};
 use tallystick_tests::bench::{
-    self, Table, bare, events, is_quick, median, percentile_ms, rate, setting, whole,
+    self, Table, bare, durable, events, is_quick, median, percentile_ms, rate, setting, whole,
 };
 use tallystick_tests::fixture::Size;
-use tallystick_tests::postgres::durable_database;
 use tallystick_tests::world::now;
 
 #[derive(Clone, Copy)]
@@ -141,7 +140,7 @@ impl Engine {
         let Self::Postgres = self else {
             return Ok(intake::sqlite(folder).await?);
         };
-        let (url, _) = durable_database("bench").await;
+        let (url, _) = durable::database("bench").await?;
         let location = Location::parse(&url, folder)?;
         let epoch = StoreEpoch([7; 16]);
         Ok(Store::open_or_create(&location, epoch, now()).await?)

@@ -7,6 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 pub mod bare;
+pub mod durable;
 pub mod events;
 pub mod fleet;
 pub mod intake;

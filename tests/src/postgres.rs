@@ -12,10 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 
-/// The folder that the server's socket is in, and the lock that keeps the server.
-type Server = (PathBuf, File);
+/// The folder that a server's socket is in, and the lock that keeps the server.
+pub type Server = (PathBuf, File);
 static SERVER: OnceLock<Server> = OnceLock::new();
-static DURABLE: OnceLock<Server> = OnceLock::new();
 /// Databases that this process made.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -30,7 +29,8 @@ fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("tallystick-postgres-{sum:x}"))
 }
 
-fn serve(folder: PathBuf, mode: Option<&str>) -> Server {
+/// Begins to serve from `folder`, unless that is done; with the mode of `tests/postgres/serve`.
+pub fn serve(folder: PathBuf, mode: Option<&str>) -> Server {
     let users = File::create(folder.with_extension("users")).expect("a file for the lock");
     users.lock_shared().expect("a shared lock");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/postgres/serve");
@@ -45,18 +45,8 @@ fn server() -> &'static Path {
     &SERVER.get_or_init(|| serve(folder(), None)).0
 }
 
-/// The folder of the socket of a server that syncs what it commits, beside this program and on its disk: for
-/// benchmarks.
-#[must_use]
-pub fn durable() -> &'static Path {
-    let beside = || {
-        let own = std::env::current_exe().expect("a running program has an executable");
-        own.with_extension("postgres")
-    };
-    &DURABLE.get_or_init(|| serve(beside(), Some("durable"))).0
-}
-
-fn options(folder: &Path, database: &str) -> PgConnectOptions {
+/// How to connect to a database of the server whose socket is in `folder`.
+pub fn options(folder: &Path, database: &str) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()
         .socket(folder)
         .username("tallystick")
@@ -69,7 +59,8 @@ pub async fn connect(database: &str) -> PgConnection {
     connected.expect("the server answers")
 }
 
-async fn run(connection: &mut PgConnection, statement: String) {
+/// Carries out a statement of an administrator.
+pub async fn run(connection: &mut PgConnection, statement: String) {
     let done = sqlx::query(AssertSqlSafe(statement))
         .execute(connection)
         .await;
@@ -80,21 +71,6 @@ async fn run(connection: &mut PgConnection, statement: String) {
 pub fn url(database: &str) -> String {
     let folder = server().display();
     format!("postgres:///{database}?host={folder}&user=tallystick")
-}
-
-/// A new, empty database of the server that syncs: its URL, and how to connect to it.
-pub async fn durable_database(name: &str) -> (String, PgConnectOptions) {
-    let folder = durable();
-    let connected = PgConnection::connect_with(&options(folder, "postgres")).await;
-    let mut server = connected.expect("the server answers");
-    for statement in ["DROP DATABASE IF EXISTS", "CREATE DATABASE"] {
-        run(&mut server, format!("{statement} {name}")).await;
-    }
-    let url = format!(
-        "postgres:///{name}?host={}&user=tallystick",
-        folder.display()
-    );
-    (url, options(folder, name))
 }
 
 /// A new database that is a copy of `template` (`template0`: empty): its name.

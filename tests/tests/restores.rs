@@ -62,7 +62,7 @@ fn receipts(sides: &Sides, more: u64) {
 }
 
 /// Another host that enrols, not started.
-fn other(sides: &Sides, name: &str) -> impl Fn() -> Command {
+fn other(sides: &Sides, name: &str) -> impl Fn() -> Command + use<> {
     let (config, data) = (
         sides.agent_config(),
         sides.agent_data().with_file_name(name),

@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::task::JoinSet;
 
-use crate::postgres;
+use super::durable;
 
 /// Events in a statement, which is a transaction.
 const BATCH: usize = 5_000;
@@ -25,7 +25,7 @@ const INSERT: &str = "INSERT INTO events SELECT * FROM UNNEST($1::TEXT[], $2::TE
 /// # Errors
 /// When the database fails, or does not hold them all in the end.
 pub async fn insert(events: usize) -> anyhow::Result<Duration> {
-    let (_, options) = postgres::durable_database("events").await;
+    let (_, options) = durable::database("events").await?;
     let mut connection = options.connect().await?;
     sqlx::query(TABLE).execute(&mut connection).await?;
     let began = Instant::now();
