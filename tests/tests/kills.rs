@@ -303,19 +303,16 @@ fn fifty_kills_lose_nothing_and_bill_nothing_twice() {
     sides.configure(&allowed).unwrap();
     let month = began.to_string()[..7].to_owned();
     let ended_month = sides.subscribe(ACCOUNT, &month).unwrap();
-    let random = {
-        let failpoints = failpoints().unwrap().len();
-        random_kills(&mut draw, KILLS.saturating_sub(failpoints))
-    };
+    let mut names = failpoints().unwrap();
+    // A period with a difference is needed for it: `corrections` is killed there.
+    names.retain(|name| name != "reconciler.correction.numbered");
+    let random = random_kills(&mut draw, KILLS.saturating_sub(names.len()));
     // Born after the agent's first sample, so all that it ever uses is billed.
     sides.start_agent(None).unwrap();
     let mut run = Run::begin(sides, draw, ended_month);
     let cgroup = Cgroup::make("kills");
     let busy: Option<Process> = cgroup.as_ref().map(|cgroup| cgroup.keep_busy().unwrap());
 
-    let mut names = failpoints().unwrap();
-    // A period with a difference is needed for it: `corrections` is killed there.
-    names.retain(|name| name != "reconciler.correction.numbered");
     let (of_agent, of_reconciler): (Vec<_>, Vec<_>) =
         names.iter().partition(|name| name.starts_with("agent."));
     assert!(of_agent.len() >= 5 && of_reconciler.len() >= 5, "{names:?}");
