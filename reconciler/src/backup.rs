@@ -112,7 +112,7 @@ pub enum BackupError {
     Change(#[from] ChangeError),
     /// Revoking a key.
     #[error(transparent)]
-    Decision(#[from] DecisionError),
+    Decision(Box<DecisionError>),
     /// The new token.
     #[error(transparent)]
     Token(#[from] AuthError),
@@ -121,6 +121,12 @@ pub enum BackupError {
 impl From<crate::catalog::CatalogError> for BackupError {
     fn from(error: crate::catalog::CatalogError) -> Self {
         Self::Change(error.into())
+    }
+}
+
+impl From<DecisionError> for BackupError {
+    fn from(error: DecisionError) -> Self {
+        Self::Decision(Box::new(error))
     }
 }
 

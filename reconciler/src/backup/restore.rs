@@ -229,7 +229,7 @@ async fn check_rollups(store: &Store) -> Result<(), BackupError> {
     match found.first {
         Some(first) => Err(BackupError::Rollups {
             differing: found.differing,
-            first: first.to_string(),
+            first,
         }),
         None => Ok(()),
     }
