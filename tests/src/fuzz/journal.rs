@@ -221,7 +221,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn delta_seeds() -> Vec<Vec<u8>> {
     let base: Vec<u8> = (0..100).collect();
     let target: Vec<u8> = (0..100)
-        .map(|byte: u8| byte ^ u8::from(byte % 9 == 0))
+        .map(|byte: u8| byte ^ u8::from(byte.is_multiple_of(9)))
         .collect();
     let steps = buffer::decoders::difference(&base, &target);
     vec![

@@ -129,7 +129,7 @@ fn check_segment(segment: &SealedSegment) {
         let proof = segment.prove(index).expect("the block is there");
         let proof = codec::decode::<tallystick_common::seal::BlockProof>(&codec::encode(&proof));
         let (_, shown, hash) = proof
-            .and_then(|proof| Ok(proof.verify(&ring)))
+            .map(|proof| proof.verify(&ring))
             .expect("it is spelled")
             .expect("it is proved");
         assert_eq!((&shown, hash), (block, segment.hash()));
