@@ -26,6 +26,8 @@ use tallystick_common::segment::StreamPosition;
 use tallystick_common::time::{Micros, Timestamp};
 use tokio::sync::watch;
 
+#[cfg(feature = "decoders")]
+pub mod decoders;
 mod delta;
 mod error;
 mod fill;

@@ -19,6 +19,8 @@ use tallystick_common::meter::Meter;
 use tokio::sync::oneshot;
 
 pub mod client;
+#[cfg(feature = "decoders")]
+pub mod decoders;
 pub mod desk;
 pub mod event;
 mod exposition;

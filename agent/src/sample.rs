@@ -34,6 +34,8 @@ use crate::config::Config;
 
 mod cgroup;
 mod clock;
+#[cfg(feature = "decoders")]
+pub mod decoders;
 mod devices;
 mod file;
 mod filesystem;

@@ -32,6 +32,8 @@ use crate::buffer::{Head, ReceiptMark};
 use crate::durable;
 
 mod days;
+#[cfg(feature = "decoders")]
+pub mod decoders;
 mod record;
 
 pub use days::{Day, Days, RegisterReading};

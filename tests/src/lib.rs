@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod draw;
 pub mod evidence;
 pub mod fixture;
+pub mod fuzz;
 pub mod group;
 pub mod halves;
 pub mod http;

@@ -1,6 +1,7 @@
 //! Evidence of an invoice: whole it stands, and whatever is changed in it is found and named.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use proptest::prelude::*;
 use tallystick_common::codec;
@@ -10,6 +11,7 @@ use tallystick_common::seal::SealedSegment;
 use tallystick_common::verify::evidence::{Difference, Report, Step, Trust, verify};
 use tallystick_tests::draw::Draw;
 use tallystick_tests::evidence::October;
+use tallystick_tests::fuzz::hex_file;
 
 #[path = "evidence/resigned.rs"]
 mod resigned;
@@ -96,6 +98,18 @@ fn flip(file: &[u8], bit: usize) -> Vec<u8> {
     let mut flipped = file.to_vec();
     flipped[bit / 8] ^= 1 << (bit % 8);
     flipped
+}
+
+/// Found by fuzzing: a holding of a time in which nothing was used decides no amount.
+#[test]
+fn a_holding_of_what_the_statement_does_not_name_is_found() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/evidence/invoice-1.hex");
+    let mut evidence = Evidence::decode(&hex_file(&golden)).unwrap();
+    let mut holdings = evidence.terms.holdings.iter_mut();
+    let idle = holdings.rfind(|held| held.workload == "cgroup/acme-batch");
+    idle.unwrap().workload = "cgroup/acme-b~tch".to_owned();
+    let difference = checked(&evidence.encode(), &[]).unwrap_err();
+    assert_eq!(difference.step, Step::Assignments, "{difference}");
 }
 
 #[tokio::test]

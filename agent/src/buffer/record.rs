@@ -269,18 +269,8 @@ impl Record {
             Self::State(body) => put(body, &mut frame),
             Self::Packed(body) => put(body, &mut frame),
         }
-        let length = frame.len() - HEAD_BYTES;
-        let length = u32::try_from(length)
-            .ok()
-            .filter(|_| length <= MAX_BODY_BYTES)?;
-        let body_crc = crc32fast::hash(&frame[HEAD_BYTES..]);
-        frame[0..4].copy_from_slice(&MAGIC);
-        frame[4..8].copy_from_slice(&[self.kind(), VERSION, 0, 0]);
-        frame[8..12].copy_from_slice(&length.to_le_bytes());
-        frame[12..20].copy_from_slice(&number.to_le_bytes());
-        frame[20..24].copy_from_slice(&body_crc.to_le_bytes());
-        let head_crc = crc32fast::hash(&frame[..24]);
-        frame[24..28].copy_from_slice(&head_crc.to_le_bytes());
+        let head = head(self.kind(), VERSION, number, &frame[HEAD_BYTES..])?;
+        frame[..HEAD_BYTES].copy_from_slice(&head);
         Some(frame)
     }
 
@@ -297,15 +287,32 @@ impl Record {
     }
 }
 
+/// What stands before `body`. `None` when it is longer than a body may be.
+pub(super) fn head(kind: u8, version: u8, number: u64, body: &[u8]) -> Option<[u8; HEAD_BYTES]> {
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|_| body.len() <= MAX_BODY_BYTES)?;
+    let mut head = [0; HEAD_BYTES];
+    head[0..4].copy_from_slice(&MAGIC);
+    head[4..8].copy_from_slice(&[kind, version, 0, 0]);
+    head[8..12].copy_from_slice(&length.to_le_bytes());
+    head[12..20].copy_from_slice(&number.to_le_bytes());
+    head[20..24].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+    let crc = crc32fast::hash(&head[..24]);
+    head[24..28].copy_from_slice(&crc.to_le_bytes());
+    Some(head)
+}
+
 /// Appends the canonical bytes of `body`.
 pub(super) fn put<T: Encode>(body: &T, out: &mut Vec<u8>) {
     bincode::encode_into_std_write(body, out, bincode::config::standard())
         .expect("writing plain data to memory cannot fail");
 }
 
-/// Reads a body that fills `bytes` to the last one.
+/// Reads a body that fills `bytes` to the last one. Lengths beyond any body are refused before they are allocated.
 pub(super) fn take<T: Decode<()>>(bytes: &[u8]) -> Option<T> {
-    let (body, read) = bincode::decode_from_slice(bytes, bincode::config::standard()).ok()?;
+    let config = bincode::config::standard().with_limit::<MAX_BODY_BYTES>();
+    let (body, read) = bincode::decode_from_slice(bytes, config).ok()?;
     (read == bytes.len()).then_some(body)
 }
 
@@ -379,4 +386,27 @@ fn number(frame: &[u8]) -> u64 {
     frame[12..]
         .first_chunk()
         .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scan::{Scan, scan_file};
+    use super::*;
+
+    fn framed(kind: u8, number: u64, body: &[u8]) -> Vec<u8> {
+        [&head(kind, VERSION, number, body).unwrap(), body].concat()
+    }
+
+    #[test]
+    fn a_body_that_claims_more_than_there_is_memory_is_no_record() {
+        let claim = [&[1, 0, 253], u64::MAX.to_le_bytes().as_slice()].concat();
+        assert!(matches!(read(&framed(5, 1, &claim)), Found::Bad));
+    }
+
+    #[test]
+    fn the_last_number_that_there_is_can_be_read() {
+        let mut scan = Scan::default();
+        scan_file(&mut scan, 1, &framed(4, u64::MAX, &[1])).unwrap();
+        assert_eq!(scan.next_record, u64::MAX);
+    }
 }

@@ -253,7 +253,7 @@ pub(super) fn scan(dir: &Path) -> Result<Scan, BufferError> {
     Ok(scan)
 }
 
-fn scan_file(scan: &mut Scan, number: u64, bytes: &[u8]) -> Result<(), (u8, u8)> {
+pub(super) fn scan_file(scan: &mut Scan, number: u64, bytes: &[u8]) -> Result<(), (u8, u8)> {
     let (mut at, mut whole) = (0, 0);
     let mut damaged = Vec::new();
     let mut base = Base::default();
@@ -274,7 +274,7 @@ fn scan_file(scan: &mut Scan, number: u64, bytes: &[u8]) -> Result<(), (u8, u8)>
                         scan.raise_head(lost.head_after());
                     }
                 }
-                scan.next_record = scan.next_record.max(record_number + 1);
+                scan.next_record = scan.next_record.max(record_number.saturating_add(1));
                 at += bytes;
                 whole = at;
             }

@@ -171,7 +171,12 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Intake
     }
 }
 
-fn replay(bytes: &[u8], counted: Option<u64>, limits: Limits, now: Timestamp) -> (Ledger, u64) {
+pub(super) fn replay(
+    bytes: &[u8],
+    counted: Option<u64>,
+    limits: Limits,
+    now: Timestamp,
+) -> (Ledger, u64) {
     let mut ledger = Ledger::new(limits, Timestamp::EPOCH);
     let (mut rest, mut last) = (bytes, 0);
     while let Some((record, after)) = read_record(rest) {
@@ -214,12 +219,15 @@ fn read_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
 }
 
 fn frame(record: &Record) -> Vec<u8> {
-    let body = codec::encode(record);
+    framed(&codec::encode(record))
+}
+
+pub(super) fn framed(body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len()).expect("a batch is bounded by what a request may hold");
     let mut frame = Vec::with_capacity(HEAD_BYTES + body.len());
     frame.extend_from_slice(&length.to_le_bytes());
-    frame.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-    frame.extend_from_slice(&body);
+    frame.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+    frame.extend_from_slice(body);
     frame
 }
 

@@ -63,7 +63,7 @@ impl Caller {
     }
 
     /// The agent itself, which asks the targets that its configuration names.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "decoders"))]
     pub(super) fn trusted() -> Self {
         Self {
             for_others: true,

@@ -65,7 +65,9 @@ pub(super) fn proc_stat_steal(text: &str) -> Option<u128> {
 fn proc_stat_ticks(text: &str) -> Option<Vec<u128>> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let fields = line.split_ascii_whitespace();
-    Some(fields.map_while(|field| field.parse().ok()).collect())
+    // The kernel counts in 64 bits: sums of them fit.
+    let number = |field: &str| field.parse::<u64>().ok().map(u128::from);
+    Some(fields.map_while(number).collect())
 }
 
 /// How many tasks exist, from `/proc/loadavg`: `LOAD LOAD LOAD RUNNING/EXISTING LAST`.
@@ -78,7 +80,7 @@ pub(super) fn tasks(text: &str) -> Option<u128> {
 pub(super) fn diskstats(text: &str) -> impl Iterator<Item = Device<'_>> {
     text.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let count = |index: usize| fields.get(index)?.parse::<u128>().ok();
+        let count = |index: usize| fields.get(index)?.parse::<u64>().ok().map(u128::from);
         Some(Device {
             number: format!("{}:{}", fields.first()?, fields.get(1)?),
             name: fields.get(2)?,
@@ -183,6 +185,14 @@ mod tests {
         assert_eq!(proc_stat_cpu("cpu  1 2\n"), None);
         assert_eq!(proc_stat_steal("cpu  1 2 3 4 5 6 7\n"), None, "not zero");
         assert_eq!(proc_stat_cpu(""), None);
+    }
+
+    #[test]
+    fn numbers_that_no_kernel_counts_to_are_not_added_up() {
+        let most = u128::MAX;
+        assert_eq!(proc_stat_cpu(&format!("cpu  {most} 1 1 1 1 1 1\n")), None);
+        let line = format!("8 0 sda {most} 0 {most} 0 1 0 1 0 0 0 0\n");
+        assert_eq!(diskstats(&line).count(), 0);
     }
 
     #[test]

@@ -180,6 +180,15 @@ fn annotated(bundle: &Value) -> Labels {
     ])
 }
 
+/// Labels that a record gives, read as each kind of record that there is.
+#[cfg(feature = "decoders")]
+pub(super) fn told(json: &[u8], selection: Globs) -> Option<usize> {
+    let record: Value = serde_json::from_slice(json).ok()?;
+    let records = Records::new(PathBuf::new(), selection);
+    let stored = stored(&record, "a").map_or(0, |labels| labels.len());
+    Some(stored + annotated(&record).len() + records.docker(&record).len())
+}
+
 fn found(pairs: &[(&str, Option<&str>)]) -> Labels {
     pairs
         .iter()

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use bincode::{Decode, Encode};
+use tallystick_common::codec::MAX_DECODED_BYTES;
 use tallystick_common::ids::{Hash, RegisterId, Seq, StreamId};
 use tallystick_common::reading::Reading;
 use tallystick_common::time::Timestamp;
@@ -89,17 +90,21 @@ impl Record {
             Self::Closed(body) => (3, encoded(body)),
             Self::Receipt(body) => (4, encoded(body)),
         };
-        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        let mut frame = Vec::with_capacity(HEAD_BYTES + body.len());
-        frame.extend(MAGIC);
-        frame.extend([kind, VERSION, 0, 0]);
-        frame.extend(length.to_le_bytes());
-        frame.extend(crc32fast::hash(&body).to_le_bytes());
-        let crc = crc32fast::hash(&frame);
-        frame.extend(crc.to_le_bytes());
-        frame.extend(body);
-        frame
+        framed(kind, VERSION, &body)
     }
+}
+
+pub(super) fn framed(kind: u8, version: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let mut frame = Vec::with_capacity(HEAD_BYTES + body.len());
+    frame.extend(MAGIC);
+    frame.extend([kind, version, 0, 0]);
+    frame.extend(length.to_le_bytes());
+    frame.extend(crc32fast::hash(body).to_le_bytes());
+    let crc = crc32fast::hash(&frame);
+    frame.extend(crc.to_le_bytes());
+    frame.extend(body);
+    frame
 }
 
 fn encoded<T: Encode>(body: &T) -> Vec<u8> {
@@ -108,7 +113,9 @@ fn encoded<T: Encode>(body: &T) -> Vec<u8> {
 }
 
 fn decoded<T: Decode<()>>(body: &[u8]) -> Option<T> {
-    let (value, read) = bincode::decode_from_slice(body, bincode::config::standard()).ok()?;
+    // Lengths beyond any record are refused before they are allocated.
+    let config = bincode::config::standard().with_limit::<MAX_DECODED_BYTES>();
+    let (value, read) = bincode::decode_from_slice(body, config).ok()?;
     (read == body.len()).then_some(value)
 }
 
@@ -133,7 +140,7 @@ pub(super) fn read_file(path: &Path) -> io::Result<Found> {
     }
 }
 
-fn read(bytes: &[u8]) -> io::Result<Found> {
+pub(super) fn read(bytes: &[u8]) -> io::Result<Found> {
     let mut found = Found::default();
     let (mut at, mut whole) = (0, 0);
     while at < bytes.len() {
@@ -176,4 +183,19 @@ fn word(bytes: &[u8]) -> u32 {
     bytes
         .first_chunk()
         .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_claims_more_than_there_is_memory_is_passed_over() {
+        let claim = [&[1; 18], [253].as_slice(), &(u64::MAX / 256).to_le_bytes()].concat();
+        let found = read(&framed(2, VERSION, &claim)).unwrap();
+        assert_eq!(
+            (found.records.as_slice(), found.torn_bytes),
+            ([].as_slice(), 0)
+        );
+    }
 }

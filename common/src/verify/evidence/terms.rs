@@ -1,5 +1,7 @@
 //! What was agreed: documents against the digests on the invoice, the period, what was whose.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -12,7 +14,7 @@ use crate::money::Currency;
 use crate::pattern::{Pattern, selects_workload};
 use crate::period::{Calendar, Period, Zone};
 use crate::price::Plan;
-use crate::statement::{AccountRef, PlanWindow};
+use crate::statement::{AccountRef, PlanWindow, Statement};
 use crate::time::Timestamp;
 
 #[derive(Deserialize)]
@@ -92,7 +94,7 @@ pub(super) fn read(part: &TermsPart, document: &InvoiceDocument) -> Result<Terms
     Ok(Terms {
         account,
         windows,
-        holdings: holdings(&part.holdings, period)?,
+        holdings: holdings(&part.holdings, &document.statement)?,
         rules,
     })
 }
@@ -189,19 +191,29 @@ fn plan(bytes: &[u8]) -> Result<Plan, Difference> {
     }
 }
 
-fn holdings(part: &[Holding], period: Period) -> Result<Vec<Held>, Difference> {
+/// What was held, of the workloads that the statement names and no others.
+fn holdings(part: &[Holding], statement: &Statement) -> Result<Vec<Held>, Difference> {
+    let lines = statement.lines.iter().flat_map(|line| &line.details);
+    let unpriced = statement.unpriced.iter().map(|unpriced| &unpriced.detail);
+    let named: BTreeSet<(NodeId, &WorkloadName)> = lines
+        .chain(unpriced)
+        .map(|detail| (detail.of.node, &detail.of.workload))
+        .collect();
     let differs =
         |holding: &Holding, why: &str| Difference::new(Step::Assignments, &holding.workload, why);
     let mut held: Vec<Held> = Vec::with_capacity(part.len());
     for holding in part {
         let span = holding.span();
         let whole = span.from < span.to && span.from.is_quarter_hour() && span.to.is_quarter_hour();
-        if !whole || !period.covers(&span) {
+        if !whole || !statement.period.covers(&span) {
             return Err(differs(holding, "it is held outside the period"));
         }
         let workload = holding
             .workload()
             .map_err(|error| differs(holding, &error.to_string()))?;
+        if !named.contains(&(holding.node, &workload)) {
+            return Err(differs(holding, "the statement does not name it"));
+        }
         let follows = held.last().is_none_or(|last| {
             let key = (last.node, &last.workload);
             key < (holding.node, &workload)
