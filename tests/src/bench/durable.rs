@@ -13,7 +13,10 @@ static SERVER: OnceLock<Server> = OnceLock::new();
 fn server() -> &'static Path {
     let begin = || {
         let own = std::env::current_exe().expect("a running benchmark has an executable");
-        postgres::serve(own.with_extension("postgres"), Some("durable"))
+        // Without a dot: its lock is beside it, under another extension.
+        let name = own.file_stem().unwrap_or_default().to_string_lossy();
+        let folder = own.with_file_name(format!("{name}-postgres"));
+        postgres::serve(folder, Some("durable"))
     };
     &SERVER.get_or_init(begin).0
 }
