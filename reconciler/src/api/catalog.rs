@@ -211,10 +211,7 @@ pub(super) async fn plans(
     let mut tx = app.store().read().await?;
     let plans = store::catalog::plan_versions(&mut tx).await?;
     let page = page.cut(plans, |plan| format!("{} {:020}", plan.plan, plan.version))?;
-    Ok(Json(Page {
-        items: page.items.into_iter().map(PlanView::from).collect(),
-        next: page.next,
-    }))
+    Ok(Json(page.map(PlanView::from)))
 }
 
 /// Checks a plan without applying it.

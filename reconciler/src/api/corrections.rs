@@ -213,11 +213,7 @@ pub(super) async fn list(
         format!("{at:020} {}", row.issued.number)
     };
     let page = page.cut(rows, key)?;
-    let items = page.items.into_iter().map(Into::into).collect();
-    Ok(Json(Page {
-        items,
-        next: page.next,
-    }))
+    Ok(Json(page.map(Into::into)))
 }
 
 /// Issues what is known now otherwise than was said. Asking again changes nothing.

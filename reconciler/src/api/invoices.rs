@@ -136,11 +136,7 @@ pub(super) async fn list(
     let page = page.cut(store::billing::invoices(&mut tx, None).await?, |row| {
         row.number.clone()
     })?;
-    let items = page.items.into_iter().map(InvoiceSummary::from).collect();
-    Ok(Json(Page {
-        items,
-        next: page.next,
-    }))
+    Ok(Json(page.map(InvoiceSummary::from)))
 }
 
 /// Issues the invoice of a period that has ended. Asking again says as what it was issued.

@@ -246,14 +246,8 @@ pub(super) async fn list(
     let nodes = nodes::all(&mut tx).await?;
     let silence = Silence::read(&mut tx, app.rules.silent_after).await?;
     let page = page.cut(nodes, |node| format!("{:020}", node.row.0))?;
-    let items = page.items.into_iter();
     let now = clock::now();
-    Ok(Json(Page {
-        items: items
-            .map(|node| NodeView::new(node, &silence, now))
-            .collect(),
-        next: page.next,
-    }))
+    Ok(Json(page.map(|node| NodeView::new(node, &silence, now))))
 }
 
 /// One node, by id or name.
@@ -284,10 +278,7 @@ pub(super) async fn streams(
     let views = streams_of(&mut tx, node.row).await?;
     let numbered = views.into_iter().enumerate();
     let page = page.cut(numbered.collect(), |(place, _)| format!("{place:020}"))?;
-    Ok(Json(Page {
-        items: page.items.into_iter().map(|(_, view)| view).collect(),
-        next: page.next,
-    }))
+    Ok(Json(page.map(|(_, view)| view)))
 }
 
 /// What is metered on a node, by name, with its labels.
@@ -303,10 +294,7 @@ pub(super) async fn workloads(
     let node = known_node(&mut tx, &node).await?;
     let rows = inspect::workloads(&mut tx, node.row).await?;
     let page = page.cut(rows, |row| row.name.clone())?;
-    Ok(Json(Page {
-        items: page.items.into_iter().map(WorkloadView::from).collect(),
-        next: page.next,
-    }))
+    Ok(Json(page.map(WorkloadView::from)))
 }
 
 /// What a node sent and was admitted, oldest first.
